@@ -1,0 +1,107 @@
+"""
+`python -m examples.retainwise`: the command line of the demo.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from examples.retainwise import checks, demo, report
+from examples.retainwise.processes import ChildDiedError
+
+INTERRUPTED = 130
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    *,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            help="A telco-style churn CSV, with or without Churn. Default: a built-in sample.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="How long to upload.", min=0.0, max=30.0)] = 0.5,
+    rate: Annotated[float, typer.Option(help="Uploads per second.", min=0.1, max=20.0)] = 4.0,
+    workers: Annotated[int, typer.Option(help="Worker processes.", min=1, max=16)] = 2,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running after the uploads, until Ctrl-C.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for logs, tallies and the database. Default: a temporary one, removed when all is well."
+        ),
+    ] = None,
+) -> None:
+    """
+    RetainWise in a box: upload customer files, score them, and read every metric back from CloudWatch.
+
+    Everything runs on this machine, on an embedded AWS; no account is touched. Ends with 0 if CloudWatch holds exactly
+    what the applications recorded, with 1 if not.
+    """
+    _end_on_signals()
+    directory = _directory(output)
+    console = Console()
+    code = 1
+    console.print("[bold]RetainWise in a box[/bold], on an embedded AWS: nothing leaves this machine.\n")
+    try:
+        code = _run(demo.Options(csv, minutes, rate, workers, keep), directory, console)
+    except KeyboardInterrupt:
+        console.print("\nInterrupted. Everything is stopped.")
+        code = INTERRUPTED
+    finally:
+        _tidy(directory, console, keep=output is not None or code not in {0, INTERRUPTED})
+    raise typer.Exit(code)
+
+
+def _run(options: demo.Options, directory: Path, console: Console) -> int:
+    try:
+        evidence = demo.run(options, directory, console)
+    except (demo.DemoError, ChildDiedError, TimeoutError) as error:
+        console.print(f"[bold red]✗[/bold red] {error}", highlight=False)
+        return 1
+    verdict = checks.verdict(evidence)
+    console.print()
+    report.show(console, evidence, verdict)
+    return report.exit_code(verdict)
+
+
+def _end_on_signals() -> None:
+    """SIGTERM and a closed terminal end the demo through its context managers, which stop the children."""
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGHUP, leave)
+
+
+def _directory(output: Path | None) -> Path:
+    if output is None:
+        return Path(tempfile.mkdtemp(prefix="retainwise-demo-"))
+    directory = output.resolve() / datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+    directory.mkdir(parents=True)
+    return directory
+
+
+def _tidy(directory: Path, console: Console, *, keep: bool) -> None:
+    if keep and any(directory.iterdir()):
+        console.print(f"Logs, tallies and the database are in {directory}", highlight=False, soft_wrap=True)
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,244 @@
+"""
+Settings: arguments over environment over defaults, checked once, then frozen.
+
+Every setting is declared once in `SETTINGS`: its type, default, range and meaning. The environment variable of a field is
+`RETAINWISE_METRICS_<FIELD>`; a few also have a name of their own (`ENVIRONMENT`, `AWS_REGION`, ...).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .exceptions import ConfigurationError
+from .namespaces import MetricNamespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .catalogue import MetricSpec
+    from .dimensions.policy import DimensionPolicy
+
+PREFIX = "RETAINWISE_METRICS_"
+QUIET_ENVIRONMENTS = ("test", "development")
+SINKS = ("cloudwatch", "memory")
+TRUE = ("1", "true", "yes", "on")
+FALSE = ("0", "false", "no", "off", "")
+
+
+class Setting(NamedTuple):
+    """
+    One setting.
+
+    Attributes:
+        default: Value when neither an argument nor the environment gives one.
+        kind: `int`, `float`, `bool` or `str`.
+        allowed: What is allowed, in words, for error messages.
+        accepts: Whether a value of the right type is allowed.
+        meaning: For the documentation.
+        variables: Environment variables besides `RETAINWISE_METRICS_<NAME>`, first one set wins.
+    """
+
+    default: Any
+    kind: type
+    allowed: str
+    accepts: Callable[[Any], bool]
+    meaning: str
+    variables: tuple[str, ...] = ()
+
+
+def _between(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: low <= value <= high
+
+
+def _number(default: float, low: float, high: float, meaning: str, kind: type = float) -> Setting:
+    return Setting(default, kind, f"a number from {low:g} to {high:g}", _between(low, high), meaning)
+
+
+def _choice(default: str, choices: tuple[str, ...], meaning: str) -> Setting:
+    return Setting(default, str, f"one of {', '.join(choices)}", lambda value: value in choices, meaning)
+
+
+def _text(meaning: str, *variables: str, default: str | None = None) -> Setting:
+    return Setting(default, str, "a non-empty string", bool, meaning, variables)
+
+
+def _switch(meaning: str, *variables: str, default: bool) -> Setting:
+    return Setting(default, bool, "true or false", lambda _: True, meaning, variables)
+
+
+SETTINGS: dict[str, Setting] = {
+    "environment": _text(
+        "Name of the deployment; `test` and `development` disable the client.", "ENVIRONMENT", default="development"
+    ),
+    "enabled": _switch("Whether anything is recorded at all.", "CLOUDWATCH_METRICS_ENABLED", default=True),
+    "force": _switch("Record in `test` and `development` too.", "FORCE_CLOUDWATCH", default=False),
+    "strict": _switch("Raise `InvalidMetricError` for a bad record, for tests and CI.", default=False),
+    "sink": _choice("cloudwatch", SINKS, "Where metrics go."),
+    "region": _text("AWS region; without it boto3 decides.", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    "endpoint_url": _text(
+        "CloudWatch endpoint; without it boto3 decides.", "AWS_ENDPOINT_URL_CLOUDWATCH", "AWS_ENDPOINT_URL"
+    ),
+    "default_namespace": _text("Namespace of records that name none.", default=MetricNamespace.ML_PIPELINE.value),
+    "batch_size": _number(20, 1, 1000, "Datums per PutMetricData call.", int),
+    "flush_interval_seconds": _number(60.0, 0.1, 3600, "Seconds between two flushes."),
+    "failure_threshold": _number(5, 1, 1000, "Failed calls in a row that open the breaker.", int),
+    "open_seconds": _number(300.0, 0.1, 86_400, "Seconds the breaker stays open the first time."),
+    "max_open_seconds": _number(1200.0, 0.1, 86_400, "Cap on the open time, which doubles with each failed probe."),
+    "on_open": _choice(
+        "hold", ("hold", "reject"), "What recording does while the breaker is open: keep minutes, or return False."
+    ),
+    "max_pending_datums": _number(
+        50_000, 100, 10_000_000, "Datums held while nothing can be delivered; the oldest go first.", int
+    ),
+    "max_series": _number(10_000, 1, 1_000_000, "Series of the client with a place of their own.", int),
+    "max_series_per_metric": _number(1_000, 1, 1_000_000, "Series of one metric with a place of their own.", int),
+    "max_distinct_values": _number(1_000, 1, 1_000_000, "Distinct values kept exactly per series and minute.", int),
+    "connect_timeout_seconds": _number(3.0, 0.05, 60, "Seconds to connect, per call."),
+    "read_timeout_seconds": _number(10.0, 0.05, 60, "Seconds to wait for the answer, per call."),
+    "shutdown_timeout_seconds": _number(5.0, 0, 300, "Seconds that delivery may take when the process exits."),
+    "pii_key": _text("Key for hashing personal data, optionally as `id:secret` so that a rotation is visible."),
+}
+
+
+class MetricsConfig:
+    """
+    How a client behaves; immutable.
+
+    Args:
+        settings: Any of `SETTINGS` by name; None means the default.
+        default_dimensions: Dimensions of every record; a record's own win.
+        dimension_policy: What happens to dimension values; None: the default rules with `pii_key`.
+        catalogue: Metrics whose dimension sets, units and zeros are declared; None: those of RetainWise; `()`: none.
+
+    Raises:
+        ConfigurationError: A setting is unknown, has the wrong type or is out of range.
+    """
+
+    __slots__ = ("catalogue", "default_dimensions", "dimension_policy", *SETTINGS)
+
+    # One attribute per setting; see SETTINGS for what each means.
+    environment: str
+    enabled: bool
+    force: bool
+    strict: bool
+    sink: str
+    region: str | None
+    endpoint_url: str | None
+    default_namespace: str
+    batch_size: int
+    flush_interval_seconds: float
+    failure_threshold: int
+    open_seconds: float
+    max_open_seconds: float
+    on_open: str
+    max_pending_datums: int
+    max_series: int
+    max_series_per_metric: int
+    max_distinct_values: int
+    connect_timeout_seconds: float
+    read_timeout_seconds: float
+    shutdown_timeout_seconds: float
+    pii_key: str | None
+    default_dimensions: Mapping[str, object]
+    dimension_policy: DimensionPolicy | None
+    catalogue: tuple[MetricSpec, ...] | None
+
+    def __init__(
+        self,
+        *,
+        default_dimensions: Mapping[str, object] | None = None,
+        dimension_policy: DimensionPolicy | None = None,
+        catalogue: tuple[MetricSpec, ...] | None = None,
+        **settings: object,
+    ) -> None:
+        unknown = sorted(set(settings) - set(SETTINGS))
+        if unknown:
+            message = f"unknown setting {unknown[0]!r}; known settings are {', '.join(sorted(SETTINGS))}"
+            raise ConfigurationError(message, setting=unknown[0])
+        for name, setting in SETTINGS.items():
+            value = settings.get(name)
+            object.__setattr__(self, name, setting.default if value is None else _checked(name, setting, value, name))
+        object.__setattr__(self, "default_dimensions", dict(default_dimensions or {}))
+        object.__setattr__(self, "dimension_policy", dimension_policy)
+        object.__setattr__(self, "catalogue", catalogue)
+        if self.max_open_seconds < self.open_seconds:
+            object.__setattr__(self, "max_open_seconds", self.open_seconds)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> MetricsConfig:
+        """
+        Read the environment; arguments win over it.
+
+        `ENVIRONMENT` being `test` or `development` (the default) disables the client unless `FORCE_CLOUDWATCH` is true, an argument
+        says `enabled`, or nothing would leave the process anyway (`sink="memory"`). `CLOUDWATCH_METRICS_ENABLED=false` always disables.
+
+        Args:
+            environ: Variables to read; None: those of the process.
+            overrides: Arguments of `MetricsConfig`.
+
+        Raises:
+            ConfigurationError: A variable has the wrong type or is out of range; the message names it.
+        """
+        variables = os.environ if environ is None else environ
+        settings: dict[str, Any] = {}
+        for name, setting in SETTINGS.items():
+            found = _find(variables, name, setting)
+            if found is not None:
+                settings[name] = _checked(name, setting, _parse(name, setting, *found), found[0])
+        asked = overrides.get("enabled")
+        config = cls(**{**settings, **overrides})
+        quiet = config.environment.lower() in QUIET_ENVIRONMENTS and not config.force and config.sink != "memory"
+        if quiet and asked is None:
+            object.__setattr__(config, "enabled", False)
+        return config
+
+    def __setattr__(self, name: str, value: object) -> None:
+        message = f"MetricsConfig is immutable: make a new one with {name}=..."
+        raise AttributeError(message)
+
+    def __repr__(self) -> str:
+        """All settings that differ from their default; the key is never shown."""
+        changed = (name for name, setting in SETTINGS.items() if getattr(self, name) != setting.default)
+        shown = (f"{name}={'***' if name == 'pii_key' else repr(getattr(self, name))}" for name in changed)
+        return f"MetricsConfig({', '.join(shown)})"
+
+
+def _find(variables: Mapping[str, str], name: str, setting: Setting) -> tuple[str, str] | None:
+    for variable in (PREFIX + name.upper(), *setting.variables):
+        text = variables.get(variable)
+        if text:
+            return variable, text
+    return None
+
+
+def _parse(name: str, setting: Setting, variable: str, text: str) -> object:
+    text = text.strip()
+    try:
+        if setting.kind is bool:
+            return _parse_switch(text)
+        return setting.kind(text)
+    except ValueError:
+        shown = "***" if name == "pii_key" else repr(text)
+        message = f"{variable} is {shown}, but must be {setting.allowed}"
+        raise ConfigurationError(message, setting=name) from None
+
+
+def _parse_switch(text: str) -> bool:
+    if text.lower() in TRUE:
+        return True
+    if text.lower() in FALSE:
+        return False
+    raise ValueError(text)
+
+
+def _checked(name: str, setting: Setting, value: object, source: str) -> object:
+    if setting.kind is float and type(value) is int:
+        value = float(value)
+    # An exact match of types, so that True is not taken for the number 1; enums and other subclasses of str are taken as text.
+    right_type = type(value) is setting.kind or (setting.kind is str and isinstance(value, str))
+    if not right_type or not setting.accepts(value):
+        shown = "***" if name == "pii_key" else repr(value)
+        message = f"{source} is {shown}, but must be {setting.allowed}"
+        raise ConfigurationError(message, setting=name)
+    return str.__str__(value) if isinstance(value, str) else value

@@ -1,0 +1,63 @@
+"""
+What happens to clients when the process forks or ends. One object, registered with the interpreter once, holding clients weakly.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .client import CloudWatchMetrics
+
+
+class Lifecycle:
+    """
+    Stops clients at exit and empties them in forked children.
+
+    Args:
+        monotonic: Reads the monotonic clock, seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._clients: weakref.WeakSet[CloudWatchMetrics] = weakref.WeakSet()
+        self._registered = False
+
+    def watch(self, client: CloudWatchMetrics) -> None:
+        """
+        Look after a client that has started.
+        """
+        self._clients.add(client)
+        if self._registered:
+            return
+        self._registered = True
+        atexit.register(self.stop_all)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.after_fork)
+
+    def stop_all(self) -> None:
+        """
+        Stop every client within one deadline shared by all: the longest any of them is configured with.
+        """
+        clients = [client for client in self._clients if client.stats().running or client.stats().pending]
+        budget = max((client.config.shutdown_timeout_seconds for client in clients), default=0.0)
+        deadline = self._monotonic() + budget
+        for client in clients:
+            client.stop(max(deadline - self._monotonic(), 0.0))
+
+    def after_fork(self) -> None:
+        """
+        In a child: every client starts empty, on its own thread, with its own connection.
+        """
+        for client in list(self._clients):
+            client.after_fork()
+
+
+LIFECYCLE = Lifecycle(time.monotonic)
+"""The process's one; the module that holds it is the only place with this state."""

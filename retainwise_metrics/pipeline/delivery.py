@@ -1,0 +1,348 @@
+"""
+What happens to a batch: which one is next, when, and what its outcome means.
+
+Rules
+1. Pure: it is told the time and the outcome, it never looks and never sends.
+2. Every measurement received is, at any moment, in exactly one place: the backlog, a batch already formed, an isolation, on the wire,
+   delivered, or dropped for a reason.
+3. *Throttled* and *unavailable* put the batch back in front, as it was. *Too large* halves it. *Rejected* takes out the datums that were
+   named, or looks for them: the first half of the suspects is sent; whichever half must hold the poison is halved again; what was never
+   cleared is sent at the end. One poison among n costs at most ceil(log2 n) + 1 extra calls, and the poison itself is never sent alone.
+4. Only failures to get through count against the breaker, and throttling only when it repeats: it is AWS working as designed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+from retainwise_metrics import limits
+from retainwise_metrics.sinks.base import (
+    SinkError,
+    SinkForbidden,
+    SinkRejected,
+    SinkThrottled,
+    SinkTooLarge,
+)
+from retainwise_metrics.stats import BreakerState, DropReason
+
+from .batching import BatchLimits, next_batch, rebatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from retainwise_metrics.datum import Batch, Datum, Series
+    from retainwise_metrics.sinks.base import Sink
+
+    from .aggregation import Distribution
+    from .backlog import Backlog
+    from .circuit_breaker import CircuitBreaker
+    from .retry import RetryPolicy
+
+TOLERATED_THROTTLES = 2
+"""Throttled calls in a row that do not count against the breaker; the third does."""
+
+SMALLEST_REQUEST_BYTES = 50_000
+"""The byte limit learned from a 413 never falls below this: one datum can be 47 kB (measured, the largest legal datum)."""
+
+
+class DeliveryCounts(NamedTuple):
+    """
+    The delivery's side of the ledger, in measurements.
+
+    Attributes:
+        received: Everything ever handed over.
+        delivered: Accepted by the sink.
+        dropped: Given up, by reason.
+        held: Still here, counted by looking.
+        calls: Calls made.
+        failed_calls: Calls that did not deliver.
+        last_error: The last error in words, or None.
+    """
+
+    received: int = 0
+    delivered: int = 0
+    dropped: Mapping[DropReason, int] = MappingProxyType({})
+    held: int = 0
+    calls: int = 0
+    failed_calls: int = 0
+    last_error: str | None = None
+
+
+class _Isolation:
+    """
+    The search for a datum that poisons its batch.
+    """
+
+    __slots__ = ("suspects", "unknown")
+
+    def __init__(self, suspects: tuple[Datum, ...]) -> None:
+        self.suspects = suspects
+        """At least one of these is poison."""
+        self.unknown: tuple[Datum, ...] = ()
+        """Neither cleared nor suspected."""
+
+    def trial(self) -> tuple[Datum, ...]:
+        """
+        The half to send next.
+        """
+        return self.suspects[: len(self.suspects) // 2]
+
+    def rest(self) -> tuple[Datum, ...]:
+        """
+        The other half.
+        """
+        return self.suspects[len(self.suspects) // 2 :]
+
+
+class Delivery:
+    """
+    Decides what is sent next, and books what became of it.
+
+    Args:
+        backlog: What waits.
+        breaker: Whether calls make sense.
+        retry: How long to wait after a failure.
+        bounds: What one call may carry.
+        sink: Sizes datums; it is never asked to send.
+        random: A number in [0, 1) per call.
+    """
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        breaker: CircuitBreaker,
+        retry: RetryPolicy,
+        bounds: BatchLimits,
+        sink: Sink,
+        random: Callable[[], float],
+    ) -> None:
+        self.backlog = backlog
+        self.breaker = breaker
+        self._retry = retry
+        self._bounds = bounds
+        self._sink = sink
+        self._random = random
+        self._formed: deque[tuple[Datum, ...]] = deque()
+        self._isolation: _Isolation | None = None
+        self._on_the_wire: Batch | None = None
+        self._retry_at = float("-inf")
+        self._failures = 0
+        self._throttles = 0
+        self._received = self._delivered = self._calls = self._failed_calls = 0
+        self._dropped: Counter[DropReason] = Counter()
+        self._last_error: str | None = None
+
+    # ---- what comes in ----
+
+    def receive(self, sealed: Iterable[tuple[int, Series, Distribution]]) -> None:
+        """
+        Take over sealed windows: window start, series, what was folded.
+        """
+        for window, series, distribution in sealed:
+            self._received += distribution.measurements
+            self.backlog.add(window, series, distribution)
+        self._drop(self.backlog.overflow(), DropReason.BACKLOG_FULL)
+
+    def book(self, *, received: int = 0, delivered: int = 0, dropped: DropReason | None = None) -> None:
+        """
+        Book measurements that did not go through the backlog: all delivered, or all dropped for a reason.
+        """
+        self._received += received
+        self._delivered += delivered
+        if dropped is not None:
+            self._drop(received - delivered, dropped)
+
+    # ---- what goes out ----
+
+    def waiting(self) -> bool:
+        """
+        Whether anything is left to send.
+        """
+        return bool(self._formed or self._isolation or self.backlog)
+
+    def seconds_until_due(self, now: float) -> float | None:
+        """
+        Seconds until a call is worth trying; None when nothing waits or only an operator can change the answer.
+        """
+        if not self.waiting():
+            return None
+        until_permit = self.breaker.seconds_until_permit(now)
+        if until_permit is None:
+            return None
+        return max(until_permit, self._retry_at - now, 0.0)
+
+    def hurry(self) -> None:
+        """
+        End a wait between attempts: somebody asked for a flush.
+        """
+        self._retry_at = float("-inf")
+
+    def next(self, now: float, wall: float) -> Batch | None:
+        """
+        The batch to send now, or None. Its outcome must be told to `settle`.
+
+        Args:
+            now: Monotonic seconds.
+            wall: Epoch seconds; what is older than CloudWatch accepts is dropped here.
+        """
+        while self.seconds_until_due(now) == 0:
+            batch = self._choose(wall)
+            # Only ask the breaker with a batch in hand: a yes while it is open makes this call the probe.
+            if batch is not None and self.breaker.permit(now):
+                self._on_the_wire = batch
+                return batch
+        return None
+
+    def _choose(self, wall: float) -> Batch | None:
+        if self._isolation:
+            return rebatch(self._sink, self._isolation.trial())
+        if self._formed:
+            return self._without_too_old(rebatch(self._sink, self._formed.popleft()), wall)
+        return self._without_too_old(next_batch(self.backlog, self._sink, self._bounds), wall)
+
+    def _without_too_old(self, batch: Batch, wall: float) -> Batch | None:
+        oldest = wall - limits.PAST_SECONDS
+        if batch.datums[0].timestamp > oldest and all(datum.timestamp > oldest for datum in batch.datums):
+            return batch
+        fresh = tuple(datum for datum in batch.datums if datum.timestamp > oldest)
+        self._drop(batch.measurements - sum(datum.measurements for datum in fresh), DropReason.TOO_OLD)
+        return rebatch(self._sink, fresh) if fresh else None
+
+    # ---- what became of it ----
+
+    def settle(self, error: SinkError | None, now: float) -> None:
+        """
+        Learn the outcome of the batch that `next` returned.
+
+        Args:
+            error: What the sink raised, or None when it accepted the batch.
+            now: Monotonic seconds, after the call.
+        """
+        batch, self._on_the_wire = self._on_the_wire, None
+        if batch is None:
+            return
+        self.observe(error, now)
+        if error is None:
+            self._accepted(batch)
+        elif isinstance(error, SinkTooLarge):
+            self._halve(batch)
+        elif isinstance(error, SinkRejected):
+            self._rejected(batch, error.members)
+        else:
+            # While an isolation runs, what was on the wire is a view of its suspects, which are still held.
+            if self._isolation is None:
+                self._formed.appendleft(batch.datums)
+            asked = getattr(error, "retry_after_seconds", None)
+            self._retry_at = now + self._retry.delay(self._failures, self._random(), asked)
+
+    def observe(self, error: SinkError | None, now: float) -> None:
+        """
+        Count a call and tell the breaker what it means.
+        """
+        self._calls += 1
+        if error is not None:
+            self._failed_calls += 1
+            self._last_error = f"{type(error).__name__}: {error}"
+        if error is None or isinstance(error, (SinkTooLarge, SinkRejected)):
+            self._failures = self._throttles = 0
+            self.breaker.succeeded()
+            return
+        self._failures += 1
+        if isinstance(error, SinkThrottled):
+            self._throttles += 1
+            if self._throttles > TOLERATED_THROTTLES or self.breaker.state is BreakerState.HALF_OPEN:
+                self.breaker.failed(now)
+            return
+        self._throttles = 0
+        self.breaker.failed(now, at_once=isinstance(error, SinkForbidden))
+
+    def _accepted(self, batch: Batch) -> None:
+        self._delivered += batch.measurements
+        if self._isolation is not None:
+            self._isolation.suspects = self._isolation.rest()
+            self._convict_if_alone()
+
+    def _halve(self, batch: Batch) -> None:
+        datums = batch.datums
+        smaller = max(batch.encoded_bytes // 2, SMALLEST_REQUEST_BYTES)
+        self._bounds = self._bounds._replace(bytes=min(self._bounds.bytes, smaller))
+        rest: tuple[Datum, ...] = ()
+        if self._isolation is not None:
+            rest = self._isolation.rest() + self._isolation.unknown
+            self._isolation = None
+        if len(datums) == 1:
+            self._drop(batch.measurements, DropReason.TOO_LARGE)
+            parts = [rest]
+        else:
+            middle = len(datums) // 2
+            parts = [datums[:middle], datums[middle:], rest]
+        self._formed.extendleft(part for part in reversed(parts) if part)
+
+    def _rejected(self, batch: Batch, members: tuple[int, ...]) -> None:
+        datums = batch.datums
+        isolation = self._isolation
+        named = {index for index in members if 0 <= index < len(datums)}
+        if named:
+            self._drop(sum(datums[index].measurements for index in named), DropReason.REJECTED)
+            left = tuple(datum for index, datum in enumerate(datums) if index not in named)
+            if isolation is not None:
+                left += isolation.rest() + isolation.unknown
+                self._isolation = None
+            if left:
+                self._formed.appendleft(left)
+        elif isolation is not None:
+            isolation.unknown = isolation.rest() + isolation.unknown
+            isolation.suspects = isolation.trial()
+            self._convict_if_alone()
+        else:
+            self._isolation = _Isolation(datums)
+            self._convict_if_alone()
+
+    def _convict_if_alone(self) -> None:
+        isolation = self._isolation
+        if isolation is None or len(isolation.suspects) > 1:
+            return
+        self._drop(isolation.suspects[0].measurements, DropReason.REJECTED)
+        if isolation.unknown:
+            self._formed.appendleft(isolation.unknown)
+        self._isolation = None
+
+    # ---- the books ----
+
+    def drop_everything(self, reason: DropReason) -> None:
+        """
+        Give up all that is held.
+        """
+        self._drop(self._held(), reason)
+        self.backlog.drop_all()
+        self._formed.clear()
+        self._isolation = None
+        self._on_the_wire = None
+
+    def _drop(self, measurements: int, reason: DropReason) -> None:
+        if measurements:
+            self._dropped[reason] += measurements
+
+    def _held(self) -> int:
+        groups = list(self._formed)
+        if self._isolation is not None:
+            groups += [self._isolation.suspects, self._isolation.unknown]
+        elif self._on_the_wire is not None:
+            groups.append(self._on_the_wire.datums)
+        return self.backlog.measurements + sum(datum.measurements for group in groups for datum in group)
+
+    def counts(self) -> DeliveryCounts:
+        """
+        The books as they stand, as one immutable value.
+        """
+        return DeliveryCounts(
+            self._received,
+            self._delivered,
+            dict(self._dropped),
+            self._held(),
+            self._calls,
+            self._failed_calls,
+            self._last_error,
+        )

@@ -1,0 +1,304 @@
+"""
+The background job: fold, seal, send, wait - in small steps, so that nobody notices it.
+
+Rules
+1. One step folds what is due, seals what is due and makes at most one call. Then it returns, so that a message (flush, stop) is never
+   more than one call away.
+2. It owns the delivery; nobody else changes it except under `deciding`, which is held to decide or to book, never during a call.
+3. It never dies: whatever a step raises is logged and counted, and the next step comes a second later.
+4. Waiting is the runtime's business: a step says when it wants to be called again.
+"""
+
+from __future__ import annotations
+
+import threading
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+from retainwise_metrics.runtime import Question
+from retainwise_metrics.sinks.base import SinkError, SinkUnavailable
+from retainwise_metrics.stats import BreakerState, DropReason, FlushResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from retainwise_metrics.datum import Batch
+    from retainwise_metrics.runtime import Runtime
+    from retainwise_metrics.sinks.base import Sink
+
+    from .delivery import Delivery, DeliveryCounts
+    from .intake import Intake
+    from .reporting import Reporter
+
+Item = TypeVar("Item")
+
+TICK_SECONDS = 1.0
+"""How often values are folded while any arrive: it bounds what callers hold, and how wrong a value's minute can be."""
+
+ITEMS_PER_STEP = 100
+"""Channels folded, and windows sealed, before other threads get a turn."""
+
+EARLY_FLUSH_DATUMS = 5_000
+"""Folded series and windows that are not held until the interval is over."""
+
+ROTATE_SECONDS = 300.0
+"""How often series compete anew for a place under the cardinality cap."""
+
+
+class Flush(Question):
+    """
+    Somebody waits until everything recorded so far is delivered.
+    """
+
+    __slots__ = ("answered", "before")
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__(deadline)
+        self.before: DeliveryCounts | None = None
+        self.answered = False
+
+
+class Stop(Flush):
+    """
+    Deliver what can be delivered by the deadline, then end.
+    """
+
+    __slots__ = ()
+
+
+class Flusher:
+    """
+    The job that runs a pipeline.
+
+    Args:
+        runtime: Clocks and pauses.
+        intake: Where values come from.
+        delivery: What decides and keeps the books.
+        sink: Where batches go.
+        reporter: Says what went wrong.
+        interval_seconds: Between two flushes.
+        collect: Called before each flush, at most once a minute: records what is read rather than counted.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        intake: Intake,
+        delivery: Delivery,
+        sink: Sink,
+        reporter: Reporter,
+        interval_seconds: float,
+        collect: Callable[[], None],
+    ) -> None:
+        self._runtime = runtime
+        self._intake = intake
+        self._delivery = delivery
+        self._sink = sink
+        self._reporter = reporter
+        self._interval = interval_seconds
+        self._collect = collect
+        self._collected_minute = -1
+        self._flushes: list[Flush] = []
+        self._logged_refusals: dict[DropReason, int] = {}
+        self._logged_drops: dict[DropReason, int] = {}
+        self._logged_state = BreakerState.CLOSED
+        self.deciding = threading.Lock()
+        self.counts = delivery.counts()
+        """The delivery's books, replaced as a whole after each change."""
+        now = runtime.monotonic()
+        # Each process has its own phase: a fleet that was started together does not flush in the same second.
+        self._flush_at = now + interval_seconds * runtime.random()
+        self._fold_at = now
+        self._rotate_at = now + ROTATE_SECONDS
+
+    # ---- the step ----
+
+    def step(self, message: object | None) -> float | None:
+        """
+        Fold, seal and send a little; see `runtime.Job`.
+        """
+        try:
+            return self._step(message)
+        except Exception:  # noqa: BLE001 - a flusher that dies is a blackout; this is the last line of defence
+            self._reporter.failure("flusher", "internal error in the metrics flusher; it goes on in a second")
+            return TICK_SECONDS
+
+    def _step(self, message: object | None) -> float | None:
+        if isinstance(message, Flush):
+            self._begin(message)
+        self._intake.asleep = False
+        self._fold_if_due()
+        now = self._runtime.monotonic()
+        if now >= self._flush_at or self._intake.open_windows() >= EARLY_FLUSH_DATUMS:
+            self._next_flush(now)
+            self._seal()
+        if now >= self._rotate_at:
+            self._rotate_at = now + ROTATE_SECONDS
+            self._intake.rotate()
+        self._send_one()
+        self._report()
+        if self._answer():
+            self._sink.close()
+            return None
+        return self._delay()
+
+    def _next_flush(self, now: float) -> None:
+        if now >= self._flush_at:
+            missed = int((now - self._flush_at) // self._interval)
+            self._flush_at += self._interval * (missed + 1)
+
+    def _delay(self) -> float:
+        now = self._runtime.monotonic()
+        delay = max(self._flush_at - now, 0.0)
+        due = self._delivery.seconds_until_due(now)
+        if due is not None:
+            delay = min(delay, due)
+        if self._flushes:
+            delay = min(delay, max(min(flush.deadline for flush in self._flushes) - now, 0.0))
+        if delay == 0.0:
+            return 0.0
+        if self._intake.open_windows() or self._intake.holds_values():
+            return min(delay, TICK_SECONDS, 60.0 - self._runtime.wall() % 60.0)
+        # Set before looking once more: a caller that recorded in between either sees the flag and wakes us, or is seen here.
+        self._intake.asleep = True
+        return 0.0 if self._intake.holds_values() else delay
+
+    # ---- fold and seal ----
+
+    def _fold_if_due(self) -> None:
+        minute_is_over = self._runtime.wall() // 60 * 60 != self._intake.open_minute
+        if minute_is_over or self._runtime.monotonic() >= self._fold_at:
+            self.fold()
+
+    def fold(self) -> None:
+        """
+        Fold everything recorded so far into the open minute, then move on to the minute it is now.
+        """
+        self._fold_at = self._runtime.monotonic() + TICK_SECONDS
+        minute = int(self._runtime.wall() // 60) * 60
+        for channels in _chunks(self._intake.channels()):
+            if self._intake.fold_step(channels):
+                self._runtime.pause()
+        self._intake.open_minute = minute
+
+    def _seal(self) -> None:
+        self._collect_once_a_minute()
+        for sealed in _chunks(self._intake.take().sealed()):
+            with self.deciding:
+                self._delivery.receive(sealed)
+                self.counts = self._delivery.counts()
+            self._runtime.pause()
+
+    def _collect_once_a_minute(self) -> None:
+        minute = self._intake.open_minute
+        if minute == self._collected_minute:
+            return
+        self._collected_minute = minute
+        try:
+            self._collect()
+        except Exception:  # noqa: BLE001 - the collectors are the application's functions
+            self._reporter.failure("collect", "reading gauges failed")
+        self.fold()
+
+    # ---- send ----
+
+    def _send_one(self) -> None:
+        with self.deciding:
+            batch = self._delivery.next(self._runtime.monotonic(), self._runtime.wall())
+            self.counts = self._delivery.counts()
+        if batch is None:
+            return
+        error = self.call(batch)
+        with self.deciding:
+            self._delivery.settle(error, self._runtime.monotonic())
+            self.counts = self._delivery.counts()
+        self._runtime.pause()
+
+    def call(self, batch: Batch) -> SinkError | None:
+        """
+        Send one batch; any thread.
+
+        Returns:
+            What went wrong, or None.
+        """
+        try:
+            self._sink.send(batch)
+        except SinkError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a sink is somebody's code; whatever it raises, the batch did not arrive for sure
+            self._reporter.failure("sink", "the metrics sink raised an unexpected error; the batch is kept")
+            return SinkUnavailable(f"unexpected {type(error).__name__} in {type(self._sink).__name__}")
+        return None
+
+    # ---- questions ----
+
+    def _begin(self, flush: Flush) -> None:
+        flush.before = self.counts
+        self._flushes.append(flush)
+        self.fold()
+        self._seal()
+        with self.deciding:
+            self._delivery.hurry()
+            if isinstance(flush, Stop):
+                self._delivery.breaker.last_chance()
+
+    def _answer(self) -> bool:
+        """
+        Answer whoever waits for something that is now certain; True when the job is over.
+        """
+        if not self._flushes:
+            return False
+        now = self._runtime.monotonic()
+        due = self._delivery.seconds_until_due(now)
+        certain = [flush for flush in self._flushes if due is None or now + due >= flush.deadline]
+        over = any(isinstance(flush, Stop) for flush in certain)
+        if over:
+            certain = list(self._flushes)
+            self._give_up()
+        for flush in certain:
+            self._flushes.remove(flush)
+            flush.replies.put(self._result(flush))
+        return over
+
+    def _give_up(self) -> None:
+        with self.deciding:
+            self._delivery.drop_everything(DropReason.SHUTDOWN)
+            self.counts = self._delivery.counts()
+        self._report()
+
+    def _result(self, flush: Flush) -> FlushResult:
+        before, after = flush.before or self.counts, self.counts
+        dropped = sum(after.dropped.values()) - sum(before.dropped.values())
+        return FlushResult(after.delivered - before.delivered, dropped, after.held)
+
+    # ---- what is said ----
+
+    def _report(self) -> None:
+        self._report_losses("refused", self._intake.published.refused, self._logged_refusals)
+        self._report_losses("dropped", self.counts.dropped, self._logged_drops)
+        state = self._delivery.breaker.state
+        if state is not self._logged_state:
+            self._logged_state = state
+            self._reporter.warn(
+                f"breaker-{state}",
+                f"metrics delivery: the circuit breaker is now {state}; last error: {self.counts.last_error}",
+            )
+
+    def _report_losses(self, verb: str, totals: Mapping[DropReason, int], logged: dict[DropReason, int]) -> None:
+        for reason, total in totals.items():
+            new = total - logged.get(reason, 0)
+            if new > 0:
+                logged[reason] = total
+                note = self._intake.notes.get(reason)
+                because = f": {note}" if note else ""
+                self._reporter.warn(f"{verb}-{reason}", f"metrics {verb} ({reason}), {total} so far{because}", new)
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """
+    Cut the work into steps; one empty step when there is nothing, so that the inbox is looked at and the books are published.
+    """
+    remaining = iter(items)
+    yield list(islice(remaining, ITEMS_PER_STEP))
+    while chunk := list(islice(remaining, ITEMS_PER_STEP)):
+        yield chunk

@@ -1,0 +1,435 @@
+"""
+Where callers put values, and where the flusher takes them.
+
+Rules
+1. A caller never waits. It appends to a list or a deque (atomic), and folds only if it gets the lock at the first try.
+2. The flusher is the only one that waits for the lock, and it holds it for one small fold or one swap at a time.
+3. Nothing that could re-enter runs under the lock: no I/O, no logging, no user code. A finaliser or a signal handler that records
+   while its own thread is folding finds the lock taken and appends.
+4. Lists are bounded. At `FOLD_AT` values a caller folds; at `FULL_AT`, with somebody else folding, the value is dropped and counted.
+5. The fast path (in `client.put_metric` and in the bound handles) only appends to a list that is *not empty*. Whatever must be decided
+   per value - is it a new minute? is the client stopped? is the flusher asleep? - is decided by the slow path here, for the first value
+   after each fold. Emptying the lists is therefore how the flusher makes every caller look again.
+6. A value belongs to the window that was open when its list was last empty. The flusher folds every second and at each full minute, so
+   the error is the lateness of that wake-up. Explicit timestamps and one-second series carry their own window through the inbox.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from retainwise_metrics.stats import DropReason
+
+from .aggregation import Windows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from retainwise_metrics.datum import Series
+    from retainwise_metrics.dimensions.cardinality import CardinalityGuard, Offender
+
+FOLD_AT = 4096
+"""Unfolded values of one series at which a caller folds them: about 0.3 ms of work."""
+
+FULL_AT = 65_536
+"""Unfolded values of one series, and entries of the inbox, beyond which values are dropped."""
+
+LOOKUP_SIZE = 4096
+"""Most dimension combinations remembered per metric, and most metrics remembered; a full table starts over."""
+
+DRAIN = 64
+"""Most inbox entries a caller folds on the way: it pays for its own and helps out, but does not work off a backlog."""
+
+RETIRED_ROTATIONS = 3
+"""Rotations for which a channel whose series lost their place is still looked after."""
+
+
+class Destination(NamedTuple):
+    """
+    Where one kind of record goes: the same metric under each of its dimension sets.
+
+    Attributes:
+        series: One per dimension set, dimensions sanitised.
+        private: Whether any raw dimension value was personal.
+    """
+
+    series: tuple[Series, ...]
+    private: bool
+
+
+class Channel:
+    """
+    The unfolded values of one destination, after the cardinality guard has had its say.
+    """
+
+    __slots__ = ("pending", "retired", "series")
+
+    def __init__(self, series: tuple[Series, ...]) -> None:
+        self.series = series
+        self.pending: list[float] = []
+        self.retired = False
+        """Its series lost their place: whoever still holds on to it has to ask for a new one."""
+
+
+class Schema:
+    """
+    How one metric is used: with which dimension names, and where each known combination of values goes.
+
+    The caller's dict becomes a key without sorting: `key_of` picks the values in a fixed order. When the dimensions are personal, the key
+    is only the hash of the values, so that no raw identifier is kept.
+    """
+
+    __slots__ = ("channels", "key_of", "names", "namespace", "private", "resolution", "series", "size", "unit")
+
+    def __init__(
+        self, series: Series, asked: tuple[object, object, object], names: tuple[str, ...], *, private: bool
+    ) -> None:
+        self.series = series
+        """What is measured, checked, without dimensions."""
+        self.unit, self.namespace, self.resolution = asked
+        """The very objects the caller gave: the fast path compares by identity."""
+        self.names = names
+        self.size = len(names)
+        self.channels: dict[object, Channel] = {}
+        self.private = False
+        self.key_of: Callable[[Any], object] = itemgetter(*names) if names else _nothing
+        if private:
+            self.make_private()
+
+    def make_private(self) -> None:
+        """
+        From now on remember hashes instead of values, and forget the values remembered so far.
+        """
+        if self.private or not self.names:
+            return
+        self.private = True
+        values_of = self.key_of
+        # Two attributes change one after the other; a caller that sees only one of them misses, and takes the slow path.
+        self.channels = {}
+        self.key_of = lambda dimensions: hash(values_of(dimensions))
+
+    def remember(self, dimensions: Any, channel: Channel) -> None:
+        """
+        Let the fast path find this combination, if its values are all plain strings (1, 1.0 and True would share a place).
+        """
+        if self.size and not all(type(dimensions[name]) is str for name in self.names):
+            return
+        if len(self.channels) >= LOOKUP_SIZE:
+            self.channels.clear()
+        self.channels[self.key_of(dimensions)] = channel
+
+
+def _nothing(_: object) -> object:
+    """The key of no dimensions."""
+    return None
+
+
+class IntakeCounts(NamedTuple):
+    """
+    Cumulative counts, published together.
+
+    Attributes:
+        folded: Measurements folded into windows.
+        taken: Measurements handed to the flusher.
+        refused: Measurements refused, by reason.
+    """
+
+    folded: int
+    taken: int
+    refused: dict[DropReason, int]
+
+
+class Intake:
+    """
+    The front of the pipeline.
+
+    Args:
+        wall: Reads the wall clock, epoch seconds.
+        guard: Decides which series get a place of their own.
+        max_distinct: How many distinct values a window keeps exactly.
+        wake: Called (from any thread, any number of times) when the flusher sleeps and there is something to do.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float],
+        guard: CardinalityGuard,
+        max_distinct: int,
+        wake: Callable[[], None],
+    ) -> None:
+        self._wall = wall
+        self._guard = guard
+        self._max_distinct = max_distinct
+        self._wake = wake
+        self._refused_by: Callable[[], DropReason | None] = lambda: None
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        self._lock = threading.Lock()
+        self._inbox: deque[tuple[Channel | Destination, int, float]] = deque()
+        self._refused: deque[DropReason] = deque()
+        self._windows = Windows(self._max_distinct)
+        self._channels: dict[tuple[Series, ...], Channel] = {}
+        self._retired: dict[Channel, int] = {}
+        self._series: dict[Series, Series] = {}
+        self.published = IntakeCounts(0, 0, {})
+        """The intake's books, replaced as a whole."""
+        self.open_minute = 0
+        self.asleep = True
+        self.unattended = False
+        """Nobody folds in the background: every value brings its own window."""
+        self.notes: dict[DropReason, str] = {}
+        """The last refusal's explanation, per reason, for the log line that the flusher writes."""
+
+    def after_fork(self) -> None:
+        """
+        Start empty in a child process: what was recorded before belongs to the parent.
+
+        Lists are emptied in place, because bound handles and schemas hold on to them. The lock may have been held by a thread that
+        does not exist here, so it is made anew.
+        """
+        inherited = [*self._channels.values(), *self._retired]
+        self._start_empty()
+        for channel in inherited:
+            channel.pending.clear()
+            channel.retired = True
+
+    # ---- recording: any thread, never waits ----
+
+    def refuse_when(self, reason: Callable[[], DropReason | None]) -> None:
+        """
+        Ask this before each first value: a reason refuses it.
+        """
+        self._refused_by = reason
+
+    def refuse(self, reason: DropReason, measurements: int = 1, note: str = "") -> None:
+        """
+        Count measurements that were not taken.
+
+        Args:
+            reason: Why.
+            measurements: How many: one per dimension set.
+            note: What was wrong in words, without any dimension value.
+        """
+        if note:
+            self.notes[reason] = note
+        self._refused.extend([reason] * measurements)
+        self._rouse()
+
+    def channel_of(self, destination: Destination) -> Channel | None:
+        """
+        The channel of a destination whose series all have a place of their own, or None.
+        """
+        return self._channels.get(destination.series)
+
+    def record(self, target: Channel | Destination, value: float, timestamp: float | None) -> bool:
+        """
+        Take one value.
+
+        Args:
+            target: Where it goes: a channel, or a destination that has none yet.
+            value: A finite number within the API's range.
+            timestamp: Epoch seconds, or None for now.
+
+        Returns:
+            Whether it was taken; if not, it has been counted.
+        """
+        measurements = len(target.series)
+        reason = self._refused_by()
+        if reason is not None:
+            self.refuse(reason, measurements)
+            return False
+        if isinstance(target, Channel) and target.retired:
+            target = Destination(target.series, private=False)
+        first = target.series[0]
+        window = first.window_of(self._wall() if timestamp is None else timestamp)
+        if isinstance(target, Channel) and self._may_append(first, window, timestamp):
+            taken = self._append(target, value)
+        else:
+            taken = self._post(target, window, value)
+        self._rouse()
+        return taken
+
+    def _may_append(self, series: Series, window: int, timestamp: float | None) -> bool:
+        return window == self.open_minute and timestamp is None and series.resolution != 1 and not self.unattended
+
+    def _rouse(self) -> None:
+        if self.asleep:
+            self.asleep = False
+            self._wake()
+
+    def _append(self, channel: Channel, value: float) -> bool:
+        pending = channel.pending
+        if len(pending) >= FOLD_AT and self._lock.acquire(blocking=False):
+            try:
+                self._fold(channel, FOLD_AT)
+            finally:
+                self._lock.release()
+        if len(pending) >= FULL_AT:
+            self.refuse(DropReason.INTAKE_FULL, len(channel.series))
+            return False
+        pending.append(value)
+        return True
+
+    def _post(self, target: Channel | Destination, window: int, value: float) -> bool:
+        if len(self._inbox) >= FULL_AT:
+            self.refuse(DropReason.INTAKE_FULL, len(target.series))
+            return False
+        self._inbox.append((target, window, value))
+        if self._lock.acquire(blocking=False):
+            try:
+                self._drain(DRAIN)
+            finally:
+                self._lock.release()
+        return True
+
+    # ---- under the lock ----
+
+    def _fold(self, channel: Channel, most: int) -> int:
+        # len, slice and del are each atomic, and appends only touch the end: nothing is lost without a lock on the callers' side.
+        values = channel.pending[:most]
+        if not values:
+            return 0
+        del channel.pending[: len(values)]
+        self._fold_into(channel, self.open_minute, values)
+        self._touch(channel, len(values))
+        return len(values)
+
+    def _touch(self, channel: Channel, values: int) -> None:
+        for series in channel.series:
+            if series.dimensions:
+                self._guard.touch(series.namespace, series.name, series.dimensions, values)
+
+    def _fold_into(self, channel: Channel, window: int, values: list[float]) -> None:
+        for series in channel.series:
+            self._windows.fold(window, series, values)
+        self._count(folded=len(values) * len(channel.series))
+
+    def _drain(self, most: int) -> int:
+        for drained in range(most):
+            try:
+                target, window, value = self._inbox.popleft()
+            except IndexError:
+                return drained
+            channel = target if isinstance(target, Channel) else self._channels.get(target.series)
+            if channel is not None:
+                self._touch(channel, 1)
+            else:
+                channel = self._place(target)
+            self._fold_into(channel, window, [value])
+        return most
+
+    def _place(self, destination: Channel | Destination) -> Channel:
+        placed = tuple(self._place_series(series) for series in destination.series)
+        channel = self._channels.get(placed)
+        if channel is None:
+            channel = self._channels[placed] = Channel(placed)
+        return channel
+
+    def _place_series(self, series: Series) -> Series:
+        dimensions = self._guard.place(series.namespace, series.name, series.dimensions, 1)
+        if dimensions != series.dimensions:
+            series = series.with_dimensions(dimensions)
+        return self._series.setdefault(series, series)
+
+    def _count(self, folded: int = 0, taken: int = 0) -> None:
+        counts = self.published
+        refused = counts.refused
+        if self._refused:
+            refused = dict(Counter(refused) + Counter(self._take_refused()))
+        self.published = IntakeCounts(counts.folded + folded, counts.taken + taken, refused)
+
+    def _take_refused(self) -> list[DropReason]:
+        return [self._refused.popleft() for _ in range(len(self._refused))]
+
+    # ---- the flusher: waits for the lock, a little at a time ----
+
+    def fold_step(self, channels: Iterable[Channel], most: int = FOLD_AT) -> int:
+        """
+        Fold what these channels and the inbox hold, at most about `most` values of each.
+
+        Returns:
+            How many values were folded.
+        """
+        with self._lock:
+            folded = self._drain(DRAIN * 8)
+            for channel in channels:
+                if channel.pending:
+                    folded += self._fold(channel, most)
+            self._count()
+        return folded
+
+    def channels(self) -> list[Channel]:
+        """
+        Every channel, retired ones included.
+        """
+        with self._lock:
+            return [*self._channels.values(), *self._retired]
+
+    def holds_values(self) -> bool:
+        """
+        Whether anything waits to be folded.
+        """
+        return bool(self._inbox or self._refused) or any(channel.pending for channel in self.channels())
+
+    def open_windows(self) -> int:
+        """
+        Series and windows that hold something: a lower bound on the datums a flush would make now.
+        """
+        return self._windows.datums
+
+    def take(self) -> Windows:
+        """
+        Swap out everything folded so far.
+        """
+        with self._lock:
+            taken, self._windows = self._windows, Windows(self._max_distinct)
+            self._count(taken=taken.measurements)
+        return taken
+
+    def rotate(self) -> None:
+        """
+        Let the guard move places to heavier series, and retire the channels of those that lost theirs.
+
+        A retired channel is folded for a few more rotations, for callers that were just about to append to it; and as long as somebody
+        keeps its list filled.
+        """
+        with self._lock:
+            lost = set(self._guard.rotate())
+            self._retired = {c: age + 1 for c, age in self._retired.items() if age < RETIRED_ROTATIONS or c.pending}
+            for key, channel in list(self._channels.items()):
+                if any((s.namespace, s.name, s.dimensions) in lost for s in channel.series):
+                    del self._channels[key]
+                    channel.retired = True
+                    self._retired[channel] = 0
+            self._series = {series: series for channel in self._channels.values() for series in channel.series}
+
+    # ---- reading ----
+
+    def counts(self) -> tuple[IntakeCounts, int, dict[DropReason, int]]:
+        """
+        The published counts, the measurements not folded yet, and the refusals not counted yet.
+        """
+        unfolded = sum(len(target.series) for target, _, _ in list(self._inbox))
+        # A copy made in one step: callers may be adding channels at this moment.
+        for channel in list(self._channels.values()):
+            unfolded += len(channel.pending) * len(channel.series)
+        for channel in list(self._retired):
+            unfolded += len(channel.pending) * len(channel.series)
+        counts = self.published
+        return counts, unfolded, dict(Counter(list(self._refused)))
+
+    def series(self) -> int:
+        """
+        How many series have a place of their own.
+        """
+        return len(self._series)
+
+    def offenders(self) -> tuple[Offender, ...]:
+        """
+        Metrics whose dimensions exploded.
+        """
+        return self._guard.offenders()

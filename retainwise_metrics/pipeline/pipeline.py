@@ -1,0 +1,332 @@
+"""
+The machine put together: an intake in front, a flusher behind, a worker that is started by the first record.
+
+Rules
+1. Building one starts nothing and touches nothing.
+2. `recorded == delivered + dropped + pending` is computed from two books that are kept independently: what the intake folded and what the
+   delivery received and settled. `audit` also counts what both hold, for tests that want to see the books proven.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from retainwise_metrics.dimensions.cardinality import CardinalityGuard
+from retainwise_metrics.stats import BreakerState, ClientStats, DropReason, FlushResult
+
+from .backlog import Backlog
+from .batching import BatchLimits, rebatch
+from .circuit_breaker import BreakerPolicy, CircuitBreaker
+from .delivery import Delivery
+from .flusher import Flush, Flusher, Stop
+from .intake import Intake
+from .reporting import Reporter
+from .retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from retainwise_metrics.datum import Datum
+    from retainwise_metrics.runtime import Job, Question, Runtime, Worker
+    from retainwise_metrics.sinks.base import Sink
+
+WAKE = object()
+"""A message that only ends a wait."""
+
+THREAD_NAME = "retainwise-metrics"
+
+
+class PipelineSettings(NamedTuple):
+    """
+    The numbers a pipeline runs on; `MetricsConfig` documents each.
+
+    Attributes:
+        batch_size: Most datums per call.
+        flush_interval_seconds: Between two flushes.
+        max_pending_datums: Bound of the backlog.
+        max_series: Series with a place of their own, per client.
+        max_series_per_metric: The same per metric.
+        max_distinct_values: Distinct values kept exactly per series and window.
+        reject_while_open: Whether records are refused while the breaker is open.
+        breaker: When to open.
+        retry: How long to wait.
+    """
+
+    batch_size: int = 20
+    flush_interval_seconds: float = 60.0
+    max_pending_datums: int = 50_000
+    max_series: int = 10_000
+    max_series_per_metric: int = 1_000
+    max_distinct_values: int = 1_000
+    reject_while_open: bool = False
+    breaker: BreakerPolicy = BreakerPolicy()
+    retry: RetryPolicy = RetryPolicy()
+
+
+class Pipeline:
+    """
+    Everything between a checked value and the sink.
+
+    Args:
+        settings: The numbers.
+        sink: Where batches go.
+        runtime: Clocks, randomness, threads.
+        collect: Called before a flush, at most once a minute: records what is read rather than counted.
+        started: Called after each start of the worker.
+    """
+
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        sink: Sink,
+        runtime: Runtime,
+        collect: Callable[[], None],
+        started: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._sink = sink
+        self._runtime = runtime
+        self._collect = collect
+        self._started = started
+        self.reporter = Reporter(runtime.monotonic)
+        guard = CardinalityGuard(max_series=settings.max_series, max_series_per_metric=settings.max_series_per_metric)
+        self.intake = Intake(runtime.wall, guard, settings.max_distinct_values, self._wake)
+        self.intake.refuse_when(self._refusal)
+        self._begin()
+
+    def _begin(self) -> None:
+        settings = self._settings
+        self.breaker = CircuitBreaker(settings.breaker, self._runtime.random)
+        self._delivery = Delivery(
+            Backlog(settings.max_pending_datums),
+            self.breaker,
+            settings.retry,
+            BatchLimits(settings.batch_size),
+            self._sink,
+            self._runtime.random,
+        )
+        self._flusher = Flusher(
+            self._runtime,
+            self.intake,
+            self._delivery,
+            self._sink,
+            self.reporter,
+            settings.flush_interval_seconds,
+            self._collect,
+        )
+        self._worker: Worker | None = None
+        self._stopped = False
+        self._starting = threading.Lock()
+        self._sync_received = 0
+
+    # ---- lifecycle ----
+
+    def start(self) -> None:
+        """
+        Start the background work unless it runs; after `stop`, start again.
+        """
+        self._stopped = False
+        self._ensure_worker()
+
+    def _wake(self) -> None:
+        worker = self._worker
+        if worker is not None and worker.is_alive():
+            worker.post(WAKE)
+        elif not self._stopped:
+            self._ensure_worker()
+
+    def _ensure_worker(self) -> Worker | None:
+        worker = self._worker
+        if worker is not None and worker.is_alive():
+            return worker
+        # Whoever is second does not wait: the first one is about to finish, and a record never blocks.
+        if not self._starting.acquire(blocking=False):
+            return None
+        try:
+            if worker is not None and not self._stopped:
+                self.reporter.warn("revived", "the metrics thread had ended; it has been started again")
+            self._worker = self._new_worker()
+        finally:
+            self._starting.release()
+        self._started()
+        return self._worker
+
+    def _new_worker(self) -> Worker:
+        try:
+            worker = self._runtime.start(self._flusher, THREAD_NAME)
+        except RuntimeError as error:
+            self.intake.unattended = True
+            self.reporter.warn(
+                "no-thread",
+                f"no thread can be started here ({error}): metrics are delivered only when flush() or stop() is called;"
+                " under uWSGI start it with --enable-threads",
+            )
+            return InlineWorker(self._flusher, self._runtime.monotonic)
+        self.intake.unattended = False
+        return worker
+
+    def flush(self, timeout: float) -> FlushResult:
+        """
+        Deliver everything recorded so far, waiting at most `timeout` seconds.
+        """
+        worker = self._worker
+        if worker is None or not worker.is_alive():
+            if self._stopped or (not self.intake.holds_values() and not self.intake.open_windows()):
+                return FlushResult(0, 0, self.stats().pending)
+            worker = self._ensure_worker()
+        return self._ask(worker, Flush(self._runtime.monotonic() + timeout), timeout)
+
+    def stop(self, timeout: float) -> FlushResult:
+        """
+        Refuse new records, deliver what can be delivered in `timeout` seconds, and end the background work.
+        """
+        worker, self._stopped = self._worker, True
+        if worker is None or not worker.is_alive():
+            if not self.intake.holds_values() and not self.intake.open_windows():
+                return FlushResult(0, 0, self.stats().pending)
+            worker = self._ensure_worker()
+        stop = Stop(self._runtime.monotonic() + timeout)
+        result = self._ask(worker, stop, timeout)
+        if stop.answered:
+            self._worker = None
+        return result
+
+    def _ask(self, worker: Worker | None, question: Flush, timeout: float) -> FlushResult:
+        before = self._flusher.counts
+        answer = worker.ask(question, timeout) if worker is not None else None
+        if isinstance(answer, FlushResult):
+            question.answered = True
+            return answer
+        after = self._flusher.counts
+        dropped = sum(after.dropped.values()) - sum(before.dropped.values())
+        return FlushResult(after.delivered - before.delivered, dropped, self.stats().pending)
+
+    def operate(self, action: Callable[[], None]) -> None:
+        """
+        Change the breaker's state on an operator's behalf.
+        """
+        with self._flusher.deciding:
+            action()
+        self._wake()
+
+    def after_fork(self) -> None:
+        """
+        Start empty in a child process; the parent keeps, and delivers, what was pending.
+        """
+        self._sink.after_fork()
+        self.intake.after_fork()
+        self._begin()
+
+    # ---- one datum now ----
+
+    def send_now(self, datums: tuple[Datum, ...]) -> bool:
+        """
+        Send datums of one namespace in one call on the caller's thread, through the breaker and past the backlog.
+
+        Returns:
+            Whether they were accepted.
+        """
+        flusher, batch = self._flusher, rebatch(self._sink, datums)
+        measurements = batch.measurements
+        with flusher.deciding:
+            self._sync_received += measurements
+            if self._stopped or not self.breaker.permit(self._runtime.monotonic()):
+                reason = DropReason.STOPPED if self._stopped else DropReason.BREAKER_OPEN
+                self._book(measurements, dropped=reason)
+                return False
+        error = flusher.call(batch)
+        with flusher.deciding:
+            self._delivery.observe(error, self._runtime.monotonic())
+            self._book(measurements, dropped=None if error is None else DropReason.NOT_SENT)
+        return error is None
+
+    def _book(self, measurements: int, dropped: DropReason | None) -> None:
+        self._delivery.book(received=measurements, delivered=0 if dropped else measurements, dropped=dropped)
+        self._flusher.counts = self._delivery.counts()
+
+    # ---- what it says ----
+
+    def _refusal(self) -> DropReason | None:
+        if self._stopped:
+            return DropReason.STOPPED
+        if not self._settings.reject_while_open:
+            return None
+        is_open = self.breaker.state in (BreakerState.OPEN, BreakerState.FORCED_OPEN)
+        # Once the open time is over somebody has to bring the batch that becomes the probe.
+        if is_open and self.breaker.seconds_until_permit(self._runtime.monotonic()) != 0.0:
+            return DropReason.BREAKER_OPEN
+        return None
+
+    def stats(self) -> ClientStats:
+        """
+        The ledger and the state, as one consistent value.
+        """
+        # The delivery's books first: what is taken from the intake meanwhile then shows as pending, never as missing.
+        sent = self._flusher.counts
+        sync_in_flight = self._sync_received
+        folded, unfolded, refused_now = self.intake.counts()
+        refused = dict(folded.refused)
+        for reason, count in refused_now.items():
+            refused[reason] = refused.get(reason, 0) + count
+        dropped = dict(sent.dropped)
+        for reason, count in refused.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+        entered = unfolded + folded.folded + sync_in_flight
+        worker = self._worker
+        return ClientStats(
+            recorded=entered + sum(refused.values()),
+            delivered=sent.delivered,
+            pending=entered - sent.received + sent.held,
+            dropped=dropped,
+            breaker_state=self.breaker.state,
+            calls=sent.calls,
+            failed_calls=sent.failed_calls,
+            series=self.intake.series(),
+            offenders=self.intake.offenders(),
+            last_error=sent.last_error,
+            running=worker is not None and worker.is_alive(),
+        )
+
+
+class InlineWorker:
+    """
+    For hosts without threads: the asker does the work itself.
+    """
+
+    def __init__(self, job: Job, monotonic: Callable[[], float]) -> None:
+        self._job = job
+        self._monotonic = monotonic
+        self._never = threading.Event()
+        self._busy = False
+        self._alive = True
+
+    def post(self, message: object) -> None:
+        """
+        Nothing: there is nobody to wake.
+        """
+
+    def ask(self, question: Question, timeout: float) -> object | None:
+        """
+        Work on the question until it is answered or its deadline has come, which is `timeout` from now.
+        """
+        del timeout
+        if self._busy:
+            return None
+        self._busy = True
+        try:
+            delay = self._job.step(question)
+            while delay is not None and question.replies.empty() and self._monotonic() + delay < question.deadline:
+                if delay:
+                    self._never.wait(delay)
+                delay = self._job.step(None)
+            self._alive = delay is not None
+        finally:
+            self._busy = False
+        return None if question.replies.empty() else question.replies.get_nowait()
+
+    def is_alive(self) -> bool:
+        """
+        Whether the job is not finished.
+        """
+        return self._alive

@@ -1,0 +1,207 @@
+"""
+Clocks, randomness, threads and mailboxes: the only place that touches any of them.
+
+Rules
+1. Nobody else reads a clock, draws a random number or starts a thread; everybody is given a `Runtime`.
+2. Wall time stamps values; monotonic time decides when something is due. They are never mixed.
+3. Nothing here sleeps: a worker waits on its mailbox, so any message interrupts any wait.
+
+The wall clock is looked up on each call, so that tools which freeze it (freezegun) freeze the timestamps. The monotonic clock is held
+by reference, out of their reach: with time frozen, a flush is still due after a real minute.
+"""
+
+from __future__ import annotations
+
+import _thread
+import queue
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STEP_PAUSE_SECONDS = 50e-6
+"""How long the flusher lets go of the interpreter between two steps (chosen by measurement: docs/decisions/0004)."""
+
+
+class Job(Protocol):
+    """
+    Background work in small steps.
+    """
+
+    def step(self, message: object | None) -> float | None:
+        """
+        Do a little, having received `message` (None: a wait ended).
+
+        Returns:
+            Seconds until the next step is due without a message, or None when the work is finished for good.
+        """
+        ...
+
+
+class Question:
+    """
+    A message that wants an answer: the asker waits on its own reply queue, with a timeout.
+    """
+
+    __slots__ = ("deadline", "replies")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        """Monotonic time at which the asker stops waiting."""
+        self.replies: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+
+class Worker(Protocol):
+    """
+    A job being worked on.
+    """
+
+    def post(self, message: object) -> None:
+        """
+        Hand over a message without waiting; safe in a signal handler.
+        """
+        ...
+
+    def ask(self, question: Question, timeout: float) -> object | None:
+        """
+        Hand over a question and wait for its answer, at most `timeout` seconds; None when there was none in time.
+        """
+        ...
+
+    def is_alive(self) -> bool:
+        """
+        Whether messages are still being worked on.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """
+    What the library needs from the world; `testing.ManualRuntime` is the peer that only moves when told to.
+    """
+
+    def wall(self) -> float:
+        """
+        Seconds since the epoch.
+        """
+        ...
+
+    def monotonic(self) -> float:
+        """
+        Seconds on a clock that never steps back.
+        """
+        ...
+
+    def random(self) -> float:
+        """
+        A number in [0, 1).
+        """
+        ...
+
+    def start(self, job: Job, name: str) -> Worker:
+        """
+        Begin working on a job in the background.
+
+        Raises:
+            RuntimeError: No thread can be started here.
+        """
+        ...
+
+    def pause(self) -> None:
+        """
+        Let other threads run before the next step.
+        """
+        ...
+
+
+class ThreadWorker:
+    """
+    A daemon thread that works on one job and waits on one mailbox.
+
+    `SimpleQueue.put` is re-entrant, so a signal handler may post while the very same thread is posting.
+    """
+
+    def __init__(self, job: Job, name: str) -> None:
+        self._mailbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._job = job
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        delay = self._job.step(None)
+        while delay is not None:
+            try:
+                message = self._mailbox.get(timeout=delay) if delay > 0 else self._mailbox.get_nowait()
+            except queue.Empty:
+                message = None
+            delay = self._job.step(message)
+
+    def post(self, message: object) -> None:
+        """
+        Put a message into the mailbox.
+        """
+        self._mailbox.put(message)
+
+    def ask(self, question: Question, timeout: float) -> object | None:
+        """
+        Put a question into the mailbox and wait for its answer.
+        """
+        if self._thread.ident == _thread.get_ident():
+            return None  # the worker cannot wait for itself: a sink or callback that calls flush() gets no answer instead of a hang
+        self._mailbox.put(question)
+        try:
+            return question.replies.get(timeout=max(timeout, 0.0))
+        except queue.Empty:
+            return None
+
+    def is_alive(self) -> bool:
+        """
+        Whether the thread runs.
+        """
+        return self._thread.is_alive()
+
+
+class SystemRuntime:
+    """
+    The real thing: the system's clocks, the system's randomness, real threads.
+    """
+
+    _monotonic: Callable[[], float] = staticmethod(time.monotonic)
+    _sleep: Callable[[float], None] = staticmethod(time.sleep)
+
+    def __init__(self) -> None:
+        # Own state: the application may seed the module's generator, and then a whole fleet would flush in the same second.
+        self._random = random.SystemRandom()
+
+    def wall(self) -> float:
+        """
+        Seconds since the epoch, as the (possibly frozen) system clock says.
+        """
+        return time.time()
+
+    def monotonic(self) -> float:
+        """
+        Seconds on the system's monotonic clock.
+        """
+        return self._monotonic()
+
+    def random(self) -> float:
+        """
+        A number in [0, 1) from the system's entropy, different in every process of a fleet.
+        """
+        return self._random.random()
+
+    def start(self, job: Job, name: str) -> Worker:
+        """
+        Start a daemon thread.
+        """
+        return ThreadWorker(job, name)
+
+    def pause(self) -> None:
+        """
+        Give up the interpreter for a moment.
+        """
+        self._sleep(STEP_PAUSE_SECONDS)

@@ -1,0 +1,123 @@
+"""
+What a client can say about itself: the ledger, the state of the breaker, the answer to a flush.
+
+Every number here counts *measurements* (calls that recorded a value, once per dimension set), never datums.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .dimensions.cardinality import Offender
+
+
+class DropReason(str, Enum):
+    """
+    Why a measurement was not delivered.
+
+    `INVALID_*` and `STOPPED` are decided while recording (the call returned False), the others afterwards.
+    """
+
+    INVALID_NAME = "invalid-name"
+    INVALID_VALUE = "invalid-value"
+    INVALID_UNIT = "invalid-unit"
+    INVALID_NAMESPACE = "invalid-namespace"
+    INVALID_DIMENSIONS = "invalid-dimensions"
+    INVALID_TIMESTAMP = "invalid-timestamp"
+    INVALID_STORAGE_RESOLUTION = "invalid-storage-resolution"
+    STOPPED = "stopped"
+    """Recorded after `stop()`."""
+    BREAKER_OPEN = "breaker-open"
+    """Recorded, or sent with `put_metric_sync`, while the breaker was open."""
+    INTAKE_FULL = "intake-full"
+    """Recorded faster than anything could be folded: the bound on unfolded values was reached."""
+    BACKLOG_FULL = "backlog-full"
+    """The oldest of the backlog, pushed out because `max_pending_datums` was reached."""
+    REJECTED = "rejected"
+    """CloudWatch refused the datum; sending it again cannot help."""
+    TOO_LARGE = "too-large"
+    """One datum alone was refused as too large."""
+    TOO_OLD = "too-old"
+    """Older than the two weeks CloudWatch accepts."""
+    NOT_SENT = "not-sent"
+    """`put_metric_sync` could not deliver and does not retry."""
+    SHUTDOWN = "shutdown"
+    """Still undelivered when `stop()` ran out of time."""
+    INTERNAL_ERROR = "internal-error"
+    """A fault in this library or in a sink; the log has the traceback."""
+
+    def __str__(self) -> str:
+        """The plain word, in f-strings and logs too."""
+        return self.value
+
+
+class BreakerState(str, Enum):
+    """
+    Where the circuit breaker stands.
+
+    `FORCED_OPEN` and `DISABLED` are set by an operator and stay until `AUTO` behaviour is asked for again.
+    """
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+    FORCED_OPEN = "forced-open"
+    DISABLED = "disabled"
+
+    def __str__(self) -> str:
+        """The plain word, in f-strings and logs too."""
+        return self.value
+
+
+class FlushResult(NamedTuple):
+    """
+    What a flush achieved; truthy when nothing is pending any more.
+
+    Attributes:
+        delivered: Measurements CloudWatch accepted during this flush.
+        dropped: Measurements given up during this flush; `stats().dropped` has the reasons.
+        pending: Measurements still held when it returned.
+    """
+
+    delivered: int
+    dropped: int
+    pending: int
+
+    def __bool__(self) -> bool:
+        """True when nothing is pending."""
+        return self.pending == 0
+
+
+class ClientStats(NamedTuple):
+    """
+    One consistent look at a client: `recorded == delivered + sum(dropped.values()) + pending`, at every moment.
+
+    Attributes:
+        recorded: Measurements offered so far, refused ones included, once per dimension set.
+        delivered: Measurements CloudWatch has accepted.
+        pending: Measurements held: unfolded, folded, waiting or on the wire.
+        dropped: Measurements given up, by reason; reasons that never happened are absent.
+        breaker_state: Where the circuit breaker stands.
+        calls: PutMetricData calls made, successful or not.
+        failed_calls: Calls that did not deliver.
+        series: Distinct series with a place of their own.
+        offenders: Metrics whose dimensions exploded: name and dimension name, never a value.
+        last_error: The last delivery error, in words, or None.
+        running: Whether the background thread is alive.
+    """
+
+    recorded: int
+    delivered: int
+    pending: int
+    dropped: Mapping[DropReason, int]
+    breaker_state: BreakerState
+    calls: int
+    failed_calls: int
+    series: int
+    offenders: tuple[Offender, ...]
+    last_error: str | None
+    running: bool

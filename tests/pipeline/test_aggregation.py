@@ -1,0 +1,90 @@
+"""Folding loses nothing that CloudWatch can compute."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retainwise_metrics.pipeline.aggregation import MAX_BUCKETS, RELATIVE_ERROR, Distribution, Sketch
+
+finite = st.floats(min_value=-(2.0**360), max_value=2.0**360, allow_nan=False)
+
+
+def folded(values: list[float], max_distinct: int = 1000) -> Distribution:
+    distribution = Distribution(max_distinct)
+    distribution.fold(values)
+    return distribution
+
+
+def percentile(items: list[tuple[float, int]], share: float) -> float:
+    """The value at or below which `share` of the measurements lie."""
+    rank = max(1, math.ceil(share * sum(count for _, count in items)))
+    for value, count in items:
+        rank -= count
+        if rank <= 0:
+            return value
+    raise AssertionError
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.5, -3.0, 7.0]), min_size=1))
+def test_few_distinct_values_are_kept_exactly(values: list[float]) -> None:
+    """Below the cap a distribution is the multiset of what went in."""
+    assert dict(folded(values).items()) == dict(Counter(values))
+
+
+@given(st.lists(finite, min_size=1, max_size=300), st.integers(min_value=1, max_value=20))
+def test_a_sketch_keeps_the_extremes_the_count_and_the_sum(values: list[float], cap: int) -> None:
+    """Past the cap minimum, maximum and count stay exact, and the sum up to the rounding of floats."""
+    items = folded(values, cap).items()
+    assert items[0][0] == min(values)
+    assert items[-1][0] == max(values)
+    assert sum(count for _, count in items) == len(values)
+    scale = math.fsum(map(abs, values))
+    assert math.isclose(math.fsum(v * c for v, c in items), math.fsum(values), rel_tol=1e-12, abs_tol=1e-12 * scale)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize("shape", ["uniform", "lognormal", "two-sided"])
+def test_percentiles_of_a_sketch_are_within_the_stated_error(share: float, shape: str) -> None:
+    """Every percentile of 50,000 distinct values is right to the relative error the module states."""
+    draw = random.Random(7)
+    make = {
+        "uniform": lambda: draw.uniform(0.001, 10),
+        "lognormal": lambda: draw.lognormvariate(0, 2),
+        "two-sided": lambda: draw.choice([-1, 1]) * draw.lognormvariate(0, 1),
+    }[shape]
+    values = [make() for _ in range(50_000)]
+    exact = percentile([(value, 1) for value in sorted(values)], share)
+    sketched = percentile(folded(values).items(), share)
+    assert abs(sketched - exact) <= RELATIVE_ERROR * abs(exact) * (1 + 1e-9)
+
+
+def test_a_sketch_is_bounded_whatever_the_range() -> None:
+    """Values over 200 decades make the buckets wider, never more than the bound."""
+    sketch = Sketch()
+    draw = random.Random(1)
+    for _ in range(50_000):
+        sketch.add(10 ** draw.uniform(-100, 100) * draw.choice([-1, 1]), 1)
+    assert len(sketch.positive) + len(sketch.negative) <= MAX_BUCKETS
+    assert sum(sketch.items().values()) == 50_000
+
+
+@given(st.lists(finite, max_size=60), st.lists(finite, min_size=1, max_size=60), st.integers(1, 30))
+def test_merging_equals_folding_together(left: list[float], right: list[float], cap: int) -> None:
+    """Two parts of one window merge into what one distribution of all values would be, in count, extremes and sum."""
+    merged = folded(left, cap)
+    merged.merge(folded(right, cap))
+    items = merged.items()
+    together = left + right
+    assert merged.measurements == sum(count for _, count in items) == len(together)
+    assert (items[0][0], items[-1][0]) == (min(together), max(together))
+
+
+def test_equal_integers_and_floats_fold_together() -> None:
+    """1 and 1.0 are one value on the wire, and one value here."""
+    assert folded([1, 1.0, 2]).items() == [(1, 2), (2, 1)]
