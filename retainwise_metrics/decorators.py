@@ -95,8 +95,8 @@ class timed:  # noqa: N801  # reads as a verb, like contextlib.suppress
             held by reference, so tools that freeze time do not freeze durations.
 
     Raises:
-        TypeError: The name is not a string (usually `@timed` without parentheses), or the decorated object is a class
-            or not callable.
+        TypeError: The name is missing (`@timed` without parentheses), or the decorated object is a class or cannot be
+            called. Any other wrong argument is the client's to refuse and count, as with every record.
     """
 
     __slots__ = ("_clock", "_destination", "_open")
@@ -178,8 +178,8 @@ class counted:  # noqa: N801  # reads as a verb, like contextlib.suppress
             dimension `ErrorType`: the name of the exception's class.
 
     Raises:
-        TypeError: The name is not a string (usually `@counted` without parentheses), or the decorated object is a
-            class or not callable.
+        TypeError: The name is missing (`@counted` without parentheses), or the decorated object is a class or cannot be
+            called. Any other wrong argument is the client's to refuse and count, as with every record.
     """
 
     __slots__ = ("_destination", "_errors_only")
@@ -241,15 +241,15 @@ class _Destination:
 
     def __init__(
         self,
-        name: object,
+        name: str,
         client: Recorder | None,
         namespace: MetricNamespace | str | None,
         dimensions: Mapping[str, object] | None,
         *,
         outcome: bool,
     ) -> None:
-        if not isinstance(name, str):
-            message = f"the metric's name must be a string, as in @timed('UploadDuration'): got {type(name).__name__}"
+        if callable(name):
+            message = f"the metric's name is missing: write @timed('UploadDuration'), with parentheses; got {name!r}"
             raise TypeError(message)
         self.name = name
         self.namespace = namespace

@@ -32,6 +32,7 @@ class InstrumentFactory(Protocol):
         *,
         namespace: MetricNamespace | str | None = None,
         dimensions: Mapping[str, object] | None = None,
+        emits_zero: bool | None = None,
     ) -> Counter:
         """
         A counter of `name`.
@@ -43,6 +44,7 @@ class InstrumentFactory(Protocol):
         name: str,
         callback: Callable[[], float] | None = None,
         *,
+        unit: MetricUnit | str = MetricUnit.NONE,
         namespace: MetricNamespace | str | None = None,
         dimensions: Mapping[str, object] | None = None,
     ) -> Gauge:
@@ -255,12 +257,16 @@ class ScopedMetrics:
         *,
         namespace: MetricNamespace | str | None = None,
         dimensions: Mapping[str, object] | None = None,
+        emits_zero: bool | None = None,
     ) -> Counter:
         """
-        The client's counter of `name`, within this scope.
+        The client's counter of `name`, within this scope; with `emits_zero` it also records 0 once a minute.
         """
         return self._recorder.counter(
-            name, namespace=namespace, dimensions=merge_dimensions(self._dimensions, dimensions)
+            name,
+            namespace=namespace,
+            dimensions=merge_dimensions(self._dimensions, dimensions),
+            emits_zero=emits_zero,
         )
 
     def gauge(
@@ -268,6 +274,7 @@ class ScopedMetrics:
         name: str,
         callback: Callable[[], float] | None = None,
         *,
+        unit: MetricUnit | str = MetricUnit.NONE,
         namespace: MetricNamespace | str | None = None,
         dimensions: Mapping[str, object] | None = None,
     ) -> Gauge:
@@ -275,7 +282,11 @@ class ScopedMetrics:
         The client's gauge of `name`, within this scope; with `callback`, the client asks it for the reading.
         """
         return self._recorder.gauge(
-            name, callback, namespace=namespace, dimensions=merge_dimensions(self._dimensions, dimensions)
+            name,
+            callback,
+            unit=unit,
+            namespace=namespace,
+            dimensions=merge_dimensions(self._dimensions, dimensions),
         )
 
     def histogram(

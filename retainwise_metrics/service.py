@@ -152,12 +152,6 @@ class NullInstrument:
         """
         return False
 
-    def time(self, **_options: object) -> NullInstrument:
-        """
-        A timer that does not time.
-        """
-        return self
-
     def bind(self, **_dimensions: object) -> NullInstrument:
         """
         A bound handle that does not record.

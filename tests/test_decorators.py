@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from retainwise_metrics.decorators import counted, outcome_of, timed
+from retainwise_metrics.default_client import set_metrics_client
 from retainwise_metrics.service import NullMetrics
 
 if TYPE_CHECKING:
@@ -620,6 +621,24 @@ def test_outcome_of_tells_failure_from_being_stopped(error, outcome):
     assert outcome_of(error) == outcome
 
 
+def test_without_a_client_the_process_wide_one_of_the_moment_takes_the_record():
+    """
+    It is looked up at the end of each call, so a decorator follows `set_metrics_client`.
+    """
+    first, second = Records(), Records()
+    measured = timed(NAME)(counted(NAME)(lambda: None))
+    previous = set_metrics_client(first)
+    try:
+        measured()
+        set_metrics_client(second)
+        measured()
+    finally:
+        set_metrics_client(previous)
+
+    assert (len(first.times), len(first.counts)) == (1, 1)
+    assert (len(second.times), len(second.counts)) == (1, 1)
+
+
 def test_a_no_op_client_works():
     """
     `NullMetrics` is a client like any other.
@@ -717,8 +736,20 @@ def test_forgetting_the_name_is_an_error_while_decorating(make):
     """
     `@timed` without parentheses would otherwise turn the function into a decorator.
     """
-    with pytest.raises(TypeError, match=r"@timed\('UploadDuration'\): got function"):
+    with pytest.raises(TypeError, match=r"@timed\('UploadDuration'\), with parentheses; got <function a_function"):
         make(a_function)
+
+
+def test_a_name_that_is_no_string_is_the_recorders_to_refuse():
+    """
+    A bad name raises neither while decorating nor while calling.
+    """
+    records = Records()
+    timed(5, client=records)(lambda: None)()
+    counted(None, client=records)(lambda: None)()
+
+    assert records.times[0][0] == 5
+    assert records.counts[0][0] is None
 
 
 @pytest.mark.parametrize("target", [object(), type("Job", (), {}), property(lambda self: 1), 3])
@@ -838,7 +869,7 @@ def test_a_generator_passes_values_exceptions_and_its_return_value_both_ways():
         while len(received) < 3:
             try:
                 received.append((yield len(received)))
-            except LookupError as error:  # noqa: PERF203  # one round is one exchange
+            except LookupError as error:  # one round is one exchange
                 received.append(error)
         return "done"
 
@@ -905,7 +936,7 @@ def test_an_async_generator_passes_values_and_exceptions_both_ways():
         while len(received) < 3:
             try:
                 received.append((yield len(received)))
-            except LookupError as error:  # noqa: PERF203  # one round is one exchange
+            except LookupError as error:  # one round is one exchange
                 received.append(error)
         raise OSError
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from retainwise_metrics.client import CloudWatchMetrics
+from retainwise_metrics.config import MetricsConfig
 from retainwise_metrics.decorators import timed
+from retainwise_metrics.instruments import Counter, Gauge, Histogram
 from retainwise_metrics.namespaces import MetricNamespace
 from retainwise_metrics.scoped import ScopedMetrics
 from retainwise_metrics.service import Recorder
@@ -76,9 +79,10 @@ CALLS = [
     ("increment_counter", ("X",), {"value": 3, **EXACT}, ("X",), {"value": 3, **EXACT}),
     ("record_time", ("X", 0.83), {}, ("X", 0.83), RECORDING),
     ("record_time", ("X", 0.83), EXACT, ("X", 0.83), EXACT),
-    ("counter", ("X",), {}, ("X",), {}),
-    ("gauge", ("X",), {}, ("X", None), {}),
-    ("gauge", ("X", read), {}, ("X", read), {}),
+    ("counter", ("X",), {}, ("X",), {"emits_zero": None}),
+    ("counter", ("X",), {"emits_zero": True}, ("X",), {"emits_zero": True}),
+    ("gauge", ("X",), {}, ("X", None), {"unit": MetricUnit.NONE}),
+    ("gauge", ("X", read), {"unit": "Bytes"}, ("X", read), {"unit": "Bytes"}),
     ("histogram", ("X",), {}, ("X", MetricUnit.NONE), {}),
     ("histogram", ("X", "Bytes"), {}, ("X", "Bytes"), {}),
     ("timer", ("X",), {}, ("X",), {}),
@@ -236,6 +240,30 @@ def test_a_scope_prints_the_names_of_its_dimensions_but_no_values():
 @pytest.mark.parametrize("name", ["put_metric", "increment_counter", "record_time"])
 def test_a_scope_records_with_the_signature_of_every_recorder(name):
     """
-    Code written for a client works with a scope unchanged.
+    Code written for any recorder works with a scope unchanged.
     """
     assert inspect.signature(getattr(ScopedMetrics, name)) == inspect.signature(getattr(Recorder, name))
+
+
+@pytest.mark.parametrize("name", [*METHODS, "scoped", "with_tenant"])
+def test_a_scope_has_the_clients_methods_with_the_clients_parameters_and_defaults(name):
+    """
+    Replacing a client by a scope changes no call.
+    """
+    of_scope, of_client = (inspect.signature(getattr(kind, name)) for kind in (ScopedMetrics, CloudWatchMetrics))
+
+    assert of_scope == of_client
+
+
+def test_a_scope_of_a_real_client_makes_instruments_and_records():
+    """
+    Everything a scope offers is taken by a client as it is.
+    """
+    scope = ScopedMetrics(CloudWatchMetrics(MetricsConfig(enabled=False)), {"Service": "api"})
+
+    assert isinstance(scope.counter("X").bind(Endpoint="/upload"), Counter)
+    assert isinstance(scope.gauge("X", read, unit="Bytes"), Gauge)
+    assert isinstance(scope.histogram("X", "Bytes"), Histogram)
+    with scope.timer("X") as nothing:
+        assert nothing is None
+    assert [call(scope, method) for method in METHODS if method.startswith(("put", "inc", "rec"))] == [False] * 4

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retainwise_metrics.decorators import counted, timed
+from retainwise_metrics.instruments import Counter, Gauge, Histogram, Timer
 from retainwise_metrics.namespaces import MetricNamespace
-from retainwise_metrics.service import MetricsService, NullMetrics, Recorder, merge_dimensions
+from retainwise_metrics.service import MetricsService, NullInstrument, NullMetrics, Recorder, merge_dimensions
 from retainwise_metrics.units import MetricUnit
 
 if TYPE_CHECKING:
@@ -79,8 +80,18 @@ def test_the_no_op_instruments_take_every_verb():
     assert metrics.gauge("Depth").inc() is False
     assert metrics.gauge("Depth").dec() is False
     assert metrics.histogram("UploadFileSizeMB", MetricUnit.MEGABYTES, **options).observe(0.2) is False
-    with metrics.histogram("S3UploadDuration").time(), metrics.timer("S3UploadDuration", **options):
+    with metrics.timer("S3UploadDuration", **options):
         pass
+
+
+def test_the_no_op_instrument_has_the_verbs_of_the_real_ones_and_no_others():
+    """
+    Code that runs with the no-op runs with a client, and the other way round.
+    """
+    real = {name for kind in (Counter, Gauge, Histogram, Timer) for each in kind.__mro__ for name in methods_of(each)}
+
+    assert set(methods_of(NullInstrument)) == real
+    assert {"__call__", "__enter__", "__exit__", "__aenter__", "__aexit__"} <= vars(NullInstrument).keys()
 
 
 def test_the_no_op_gauge_never_calls_its_callback():

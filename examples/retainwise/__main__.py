@@ -6,21 +6,21 @@ from __future__ import annotations
 
 import shutil
 import signal
-import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from examples.retainwise import checks, demo, report
 from examples.retainwise.processes import ChildDiedError
 
 INTERRUPTED = 130
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
@@ -48,8 +48,9 @@ def main(
     """
     RetainWise in a box: upload customer files, score them, and read every metric back from CloudWatch.
 
-    Everything runs on this machine, on an embedded AWS; no account is touched. Ends with 0 if CloudWatch holds exactly
-    what the applications recorded, with 1 if not.
+    It all runs on this machine, on an embedded AWS; no account is touched.
+
+    Ends with 0 if CloudWatch holds exactly what was recorded, with 1 if not.
     """
     _end_on_signals()
     directory = _directory(output)
@@ -70,7 +71,8 @@ def _run(options: demo.Options, directory: Path, console: Console) -> int:
     try:
         evidence = demo.run(options, directory, console)
     except (demo.DemoError, ChildDiedError, TimeoutError) as error:
-        console.print(f"[bold red]✗[/bold red] {error}", highlight=False)
+        # As plain text: a log may hold what rich takes for markup.
+        console.print(Text.assemble(("✗ ", "bold red"), str(error)), soft_wrap=True)
         return 1
     verdict = checks.verdict(evidence)
     console.print()
@@ -79,13 +81,9 @@ def _run(options: demo.Options, directory: Path, console: Console) -> int:
 
 
 def _end_on_signals() -> None:
-    """SIGTERM and a closed terminal end the demo through its context managers, which stop the children."""
-
-    def leave(number: int, _frame: object) -> NoReturn:
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
+    """SIGTERM and a closed terminal are what Ctrl-C is: the context managers stop the children."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _directory(output: Path | None) -> Path:

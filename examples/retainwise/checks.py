@@ -99,7 +99,7 @@ def _series(evidence: Evidence) -> Iterator[Check]:
     rows = evidence.rows
     equal = sum(row.equal for row in rows)
     yield Check(bool(rows) and equal == len(rows), f"{equal} of {len(rows)} lines read back equal what was recorded")
-    stored = round(sum(totals.count for totals in evidence.found.values()))
+    stored = round(sum(totals.samples for totals in evidence.found.values()))
     delivered = sum(tally.ledger.delivered for tally in evidence.tallies)
     yield Check(
         stored == delivered, f"CloudWatch holds {stored:,} values; the ledgers say {delivered:,} were delivered"

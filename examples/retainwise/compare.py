@@ -49,7 +49,7 @@ class Row(NamedTuple):
         if self.found is None or self.recorded is None or self.found.unit != self.recorded.unit:
             return False
         if self.only_sums:
-            return _same(self.found.total, self.recorded.total) and self.found.count >= self.recorded.count
+            return _same(self.found.total, self.recorded.total) and self.found.samples >= self.recorded.samples
         return all(map(_same, self.found[1:], self.recorded[1:]))
 
 

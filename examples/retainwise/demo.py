@@ -108,7 +108,7 @@ def run(options: Options, directory: Path, console: Console) -> Evidence:
         sent = _upload(options, traffic.Source(data), box, console)
         _agreement(customers, box.predictions, console)
         if options.keep:
-            _wait_for_ctrl_c(box, endpoint, directory, console)
+            _wait_for_ctrl_c(box, directory, console)
         applications = [_stop(child, directory, console) for child in (box.api, *box.workers)]
         found = _read_back(began, console)
         others = [_stop(box.aws, directory, console)]
@@ -239,20 +239,22 @@ def _agreement(customers: list[Customer], predictions: Predictions, console: Con
         console.print(f"  the predictions agree with the file's own Churn column for {share:.0%} of {len(labelled):,}")
 
 
-def _wait_for_ctrl_c(box: Box, endpoint: str, directory: Path, console: Console) -> None:
-    console.print(
-        f"""
-[bold]Everything keeps running.[/bold] Look around, then press Ctrl-C to stop it and compare.
-  upload a file   curl -F file=@FILE.csv -F user_id=me {box.url}/upload
-  API, documented {box.url}/docs
-  CloudWatch      AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x aws --region {aws.REGION} \\
-                  --endpoint-url {endpoint} cloudwatch list-metrics
-  logs, database  {directory}
-""",
-        soft_wrap=True,
-        highlight=False,
+LOOK_AROUND = """
+[bold]Everything keeps running.[/bold] Look around; Ctrl-C stops it and compares.
+  upload a file    curl -F file=@FILE.csv -F user_id=me {url}/upload
+  API's own pages  {url}/docs
+  CloudWatch       AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x aws --region {region} \\
+                   --endpoint-url {endpoint} cloudwatch list-metrics
+  logs, database   {directory}
+"""
+
+
+def _wait_for_ctrl_c(box: Box, directory: Path, console: Console) -> None:
+    text = LOOK_AROUND.format(
+        url=box.url, region=aws.REGION, endpoint=os.environ["AWS_ENDPOINT_URL"], directory=directory
     )
     try:
+        console.print(text, soft_wrap=True, highlight=False)
         while True:
             box.children.check()
             time.sleep(0.2)

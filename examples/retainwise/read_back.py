@@ -60,7 +60,7 @@ def exact(answers: Mapping[SeriesKey, Totals]) -> dict[SeriesKey, Totals]:
         more = [totals for other, totals in found.items() if _has_more(other, key)]
         answer = answers[key]
         found[key] = answer._replace(
-            count=answer.count - sum(totals.count for totals in more),
+            samples=answer.samples - sum(totals.samples for totals in more),
             total=answer.total - sum(totals.total for totals in more),
         )
     return found

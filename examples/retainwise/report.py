@@ -101,7 +101,7 @@ def _numbers(totals: Totals | None) -> tuple[str, str]:
     if totals is None:
         return NONE, NONE
     decimals = 0 if totals.unit == "Count" else 3 if abs(totals.total) < 10_000 else 1
-    return f"{totals.total:,.{decimals}f}", f"{totals.count:,.0f}"
+    return f"{totals.total:,.{decimals}f}", f"{totals.samples:,.0f}"
 
 
 def _equal(row: Row) -> Text:
@@ -114,6 +114,8 @@ def _processes(evidence: Evidence) -> Table:
     table = _table("Processes, and the ledger of each metrics client")
     for name in ("process", "pid", "exit", "recorded", "delivered", "dropped", "pending", "calls"):
         table.add_column(name, justify="left" if name == "process" else "right")
+    table.caption = "recorded once per series it belongs to; calls are PutMetricData requests"
+    table.caption_justify = "left"
     for ending in (*evidence.applications, *evidence.others):
         table.add_row(ending.name, str(ending.pid), _exit(ending), *_ledger(ending))
     return table

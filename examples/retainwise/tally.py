@@ -37,11 +37,11 @@ class SeriesKey(NamedTuple):
 
 class Totals(NamedTuple):
     """
-    The numbers of one series over the whole run; `count=0` when nothing was recorded.
+    The numbers of one series over the whole run; `samples=0` when nothing was recorded.
     """
 
     unit: str
-    count: float
+    samples: float
     total: float
     minimum: float
     maximum: float
@@ -50,11 +50,11 @@ class Totals(NamedTuple):
         """
         Both taken together.
         """
-        if not self.count or not other.count:
-            return self if self.count else other
+        if not self.samples or not other.samples:
+            return self if self.samples else other
         return Totals(
             self.unit if self.unit == other.unit else "mixed",
-            self.count + other.count,
+            self.samples + other.samples,
             self.total + other.total,
             min(self.minimum, other.minimum),
             max(self.maximum, other.maximum),

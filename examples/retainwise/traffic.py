@@ -109,14 +109,17 @@ class Source:
         self._rows: Rows = rows
         self._next = itertools.cycle(rows)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def take(self, customers: int) -> Rows:
         """
         The next customers of the file.
         """
         return list(itertools.islice(self._next, min(customers, len(self._rows))))
+
+    def first(self, customers: int) -> Rows:
+        """
+        The first customers of the file, which stay to be taken.
+        """
+        return self._rows[:customers]
 
     def file(self, rows: Iterable[list[str]], *, without: Iterable[str] = ()) -> bytes:
         """
@@ -167,7 +170,7 @@ def bad_file(kind: str, source: Source, chance: random.Random) -> bytes:
     """
     A file of a bad kind.
     """
-    rows = source.take(20)
+    rows = source.first(20)
     if kind == "not a CSV":
         return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + chance.randbytes(4_000)
     if kind == "cut off":
@@ -195,14 +198,19 @@ def run(uploads: Iterable[Upload], url: str, rate: float, on_answer: Callable[[S
         Every upload with its answer.
     """
     answers: list[Sent] = []
-    with httpx.Client(timeout=60, trust_env=False) as http, ThreadPoolExecutor(AT_ONCE) as pool:
-        waiting: set[Future[Sent]] = set()
-        for upload in _paced(uploads, rate):
-            waiting.add(pool.submit(_send, http, url, upload))
-            done = {future for future in waiting if future.done()}
-            waiting -= done
-            _collect(done, answers, on_answer)
-        _collect(as_completed(waiting), answers, on_answer)
+    waiting: set[Future[Sent]] = set()
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        with httpx.Client(timeout=60, trust_env=False) as http:
+            for upload in _paced(uploads, rate):
+                waiting.add(pool.submit(_send, http, url, upload))
+                done = {future for future in waiting if future.done()}
+                waiting -= done
+                _collect(done, answers, on_answer)
+            _collect(as_completed(waiting), answers, on_answer)
+    finally:
+        # After an error or Ctrl-C, what has not been sent yet is not sent any more.
+        pool.shutdown(cancel_futures=True)
     return answers
 
 

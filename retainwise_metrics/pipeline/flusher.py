@@ -35,6 +35,9 @@ Item = TypeVar("Item")
 TICK_SECONDS = 1.0
 """How often values are folded while any arrive: it bounds what callers hold, and how wrong a value's minute can be."""
 
+SHORTEST_WAIT_SECONDS = 0.001
+"""Less than this is not worth a wake-up."""
+
 ITEMS_PER_STEP = 100
 """Channels folded, and windows sealed, before other threads get a turn."""
 
@@ -157,8 +160,11 @@ class Flusher:
             delay = min(delay, max(min(flush.deadline for flush in self._flushes) - now, 0.0))
         if delay == 0.0:
             return 0.0
+        # A difference of two clock readings may be too small to move either clock.
+        delay = max(delay, SHORTEST_WAIT_SECONDS)
         if self._intake.open_windows() or self._intake.holds_values():
-            return min(delay, TICK_SECONDS, 60.0 - self._runtime.wall() % 60.0)
+            to_full_minute = 60.0 - self._runtime.wall() % 60.0
+            return min(delay, TICK_SECONDS, max(to_full_minute, SHORTEST_WAIT_SECONDS))
         # Set before looking once more: a caller that recorded in between either sees the flag and wakes us, or is seen here.
         self._intake.asleep = True
         return 0.0 if self._intake.holds_values() else delay

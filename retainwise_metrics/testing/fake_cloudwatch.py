@@ -27,7 +27,7 @@ Not modelled:
 - expiry and roll-up of old data, quotas in calls per second (see `faults.throttle`), other accounts, entities, alarms,
 - the older query protocol and CBOR: they get `UnsupportedProtocol`,
 - values closer to zero than 2^-360, which AWS once refused: they are accepted,
-- metric math, `SEARCH`, trimmed means and `Period` defaults: refused rather than answered wrongly.
+- metric math, `SEARCH` and trimmed means: refused rather than answered wrongly.
 
 A percentile is the nearest rank among all values; AWS interpolates in ways it does not document. As on AWS there is
 none when a value is negative or when a statistic set hides the values. Periods start at multiples of their length.
@@ -201,11 +201,10 @@ class FakeCloudWatch:
         Bind without listening: the port stays ours, and the system refuses who connects to it.
         """
         with self._lifecycle:
-            if not self._refusing:
-                port = self._running().server_port
-                self._close_server()
-                self._server = WireServer(self, port=port, listen=False)
-                self._refusing = True
+            port = self._running().server_port
+            self._close_server()
+            self._server = WireServer(self, port=port, listen=False)
+            self._refusing = True
 
     def _accept_connections(self) -> None:
         with self._lifecycle:

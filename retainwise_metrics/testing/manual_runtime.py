@@ -133,6 +133,12 @@ class ManualRuntime:
         self._wall += seconds
         self._monotonic += seconds
 
+    def after_fork(self) -> None:
+        """
+        Forget every job, as threads are gone in a forked child. Call it before `client.after_fork()`.
+        """
+        self._workers = []
+
     def move_to(self, monotonic: float) -> None:
         """
         Set the clocks and do what is due at that moment.

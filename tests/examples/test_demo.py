@@ -118,9 +118,9 @@ def test_ctrl_c_stops_everything(start: type[Demo]) -> None:
     assert gone(demo.pids, within=0.1)
 
 
-def test_children_end_when_the_demo_is_killed(start: type[Demo]) -> None:
+def test_children_end_when_the_demo_is_killed(start: type[Demo], tmp_path: Path) -> None:
     """A demo that cannot clean up leaves no orphans either."""
-    demo = start("--minutes", "5")
+    demo = start("--minutes", "5", "--output", str(tmp_path))
     demo.read_until("workers")
     demo.process.kill()
     assert gone(demo.pids)

@@ -1,5 +1,5 @@
 """
-A running fake CloudWatch with a real boto3 client that tries once and gives up early.
+A running fake CloudWatch, and real boto3 clients that try once and give up early.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOW = 1_700_000_040.0
 
 
 @pytest.fixture(scope="session")
-def session():
+def boto_session():
     """
     One boto3 session, since making the first client of a session is slow.
     """
@@ -29,7 +29,7 @@ def session():
 
 
 @pytest.fixture(scope="session")
-def connect(session):
+def connect(boto_session):
     """
     Makes a client for a server, as a context manager.
     """
@@ -37,7 +37,7 @@ def connect(session):
     @contextmanager
     def connect_to(server: FakeCloudWatch, **options: object) -> Iterator[object]:
         config = {"read_timeout": 5, "connect_timeout": 5, "retries": {"total_max_attempts": 1}, **options}
-        client = session.client("cloudwatch", endpoint_url=server.endpoint_url, config=Config(**config))
+        client = boto_session.client("cloudwatch", endpoint_url=server.endpoint_url, config=Config(**config))
         try:
             yield client
         finally:
@@ -53,12 +53,3 @@ def cloudwatch():
     """
     with FakeCloudWatch(now=lambda: NOW) as server:
         yield server
-
-
-@pytest.fixture
-def client(cloudwatch, connect):
-    """
-    A client of the fresh server.
-    """
-    with connect(cloudwatch) as made:
-        yield made

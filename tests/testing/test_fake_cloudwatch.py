@@ -20,6 +20,15 @@ MINUTE = 1_700_000_040
 API = "RetainWise/API"
 
 
+@pytest.fixture
+def client(cloudwatch, connect):
+    """
+    A client of the fresh server.
+    """
+    with connect(cloudwatch) as made:
+        yield made
+
+
 def put(client, *data, namespace=API):
     """
     Send datums in one call.

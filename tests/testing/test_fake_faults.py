@@ -20,6 +20,15 @@ NOW = 1_700_000_040.0
 GOOD = {"MetricName": "Uploads", "Value": 1.0}
 
 
+@pytest.fixture
+def client(cloudwatch, connect):
+    """
+    A client of the fresh server.
+    """
+    with connect(cloudwatch) as made:
+        yield made
+
+
 def put(client, *data):
     """
     Send datums in one call; a good one when none is given.

@@ -101,7 +101,7 @@ ACCEPTED = {
     "values beside statistics": several(Values=[1.0, 3.0], StatisticValues=statistics()),
     "statistics": several(StatisticValues=statistics()),
     "one sample as statistics": several(StatisticValues=statistics(1, 5, 5, 5)),
-    "statistics with rounding": several(StatisticValues=statistics(3, 0.1 + 0.1 + 0.1, 0.1, 0.1)),
+    "statistics with rounding": several(StatisticValues=statistics(10, 0.9999999999999999, 0.1, 0.1)),
     "negative statistics": several(StatisticValues=statistics(2, -3, -2, -1)),
     "no unit": datum(Unit="None"),
 }
@@ -129,6 +129,7 @@ REFUSED = {
         f"{FIRST}.MetricName contains non-ASCII characters.",
     ),
     "line break in a name": (datum(MetricName="a\nb"), VALUE, f"{FIRST}.MetricName contains control characters."),
+    "last control character in a name": (datum(MetricName="a\x1f"), VALUE, f"{FIRST}.MetricName contains control"),
     "delete in a name": (datum(MetricName="a\x7f"), VALUE, f"{FIRST}.MetricName contains control characters."),
     "31 dimensions": (
         datum(Dimensions=dimensions(*((f"d{number}", "v") for number in range(31)))),
@@ -322,6 +323,7 @@ def post(server, body, **headers):
     with closing(connection):
         connection.request("POST", "/", body, sent)
         response = connection.getresponse()
+        assert "x-amzn-query-error" not in response.headers  # only who asks for query mode gets it
         return response.status, json.loads(response.read())
 
 
@@ -419,6 +421,16 @@ def test_the_size_limit_counts_the_body_without_compression(connect):
         assert (code, status) == ("RequestEntityTooLarge", 413)
         assert message == f"Request size {size} exceeded {size - 1} bytes"
         assert small.total_count() == 0
+
+
+def test_a_body_that_is_too_large_is_not_read():
+    """
+    Its size is what is refused, whatever it contains.
+    """
+    with FakeCloudWatch(max_body_bytes=3) as server:
+        status, answer = post(server, b"{{{{")
+
+    assert (status, answer["__type"]) == (413, "RequestEntityTooLargeException")
 
 
 def test_the_size_limit_is_a_million_bytes(unchecked):

@@ -1,0 +1,181 @@
+"""
+Every measurement ends in exactly one column, whatever happens in whatever order.
+
+The truth is kept here, beside the library: what the test handed in, and what the sink accepted.
+"""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from retainwise_metrics import CloudWatchMetrics, MetricsConfig
+from retainwise_metrics.datum import Batch, Datum
+from retainwise_metrics.sinks.base import (
+    SinkForbidden,
+    SinkRejected,
+    SinkThrottled,
+    SinkTooLarge,
+    SinkUnavailable,
+)
+from retainwise_metrics.testing import InMemorySink, ManualRuntime
+
+NAMES = ["A", "B", "Poison", "Huge"]
+FAILURES = {
+    "works": None,
+    "throttled": lambda: SinkThrottled("Throttling", retry_after_seconds=7.0),
+    "unavailable": lambda: SinkUnavailable("503"),
+    "forbidden": lambda: SinkForbidden("AccessDenied"),
+    "broken": lambda: ZeroDivisionError(),
+}
+
+
+def is_poison(datum: Datum) -> bool:
+    return datum.series.name == "Poison"
+
+
+class Conservation(RuleBasedStateMachine):
+    """A client, a clock and a destination in any of its moods."""
+
+    @initialize(
+        on_open=st.sampled_from(["hold", "reject"]),
+        batch_size=st.sampled_from([1, 2, 7, 20, 1000]),
+        max_distinct=st.sampled_from([1, 5, 1000]),
+        names_members=st.booleans(),
+        random=st.sampled_from([0.0, 0.5, 0.99]),
+    )
+    def begin(self, on_open: str, batch_size: int, max_distinct: int, names_members: bool, random: float) -> None:
+        self.runtime = ManualRuntime(random=random)
+        self.sink = InMemorySink(self.receive)
+        self.names_members = names_members
+        self.mood = "works"
+        config = MetricsConfig(
+            on_open=on_open,
+            batch_size=batch_size,
+            max_distinct_values=max_distinct,
+            max_pending_datums=100,
+            failure_threshold=3,
+            open_seconds=120.0,
+            catalogue=(),
+        )
+        self.client = CloudWatchMetrics(config, sink=self.sink, runtime=self.runtime)
+        self.counter = self.client.counter("Bound")
+        self.offered = 0
+        self.accepted_sum = 0.0
+        self.accepted_count = 0
+
+    def receive(self, batch: Batch) -> None:
+        failure = FAILURES[self.mood]
+        if failure is not None:
+            raise failure()
+        if len(batch.datums) > 1 and any(datum.series.name == "Huge" for datum in batch.datums):
+            message = "413"
+            raise SinkTooLarge(message)
+        poison = tuple(index for index, datum in enumerate(batch.datums) if is_poison(datum))
+        if poison:
+            message = "InvalidParameterValue"
+            raise SinkRejected(message, members=poison if self.names_members else ())
+        self.accepted_count += batch.measurements
+        self.accepted_sum += sum(v * c for d in batch.datums for v, c in zip(d.values, d.counts, strict=True))
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        values=st.lists(st.integers(-5, 5) | st.floats(0.1, 9.9), min_size=1, max_size=40),
+        kind=st.sampled_from(["a", "b", "c"]),
+        resolution=st.sampled_from([60, 60, 60, 1]),
+    )
+    def record(self, name: str, values: list[float], kind: str, resolution: int) -> None:
+        for value in values:
+            self.client.put_metric(name, value, dimensions={"Kind": kind}, storage_resolution=resolution)
+            self.offered += 1
+
+    @rule(times=st.integers(1, 50))
+    def count(self, times: int) -> None:
+        for _ in range(times):
+            self.counter.inc()
+            self.offered += 1
+
+    @rule(value=st.sampled_from([float("nan"), "many", None, 2.0**361]))
+    def record_rubbish(self, value: object) -> None:
+        assert self.client.put_metric("A", value) is False  # type: ignore[arg-type]
+        self.offered += 1
+
+    @rule(age=st.floats(min_value=-3 * 7200, max_value=16 * 86_400))
+    def record_for_another_time(self, age: float) -> None:
+        self.client.put_metric("A", 1, timestamp=self.runtime.wall() - age)
+        self.offered += 1
+
+    @rule()
+    def send_now(self) -> None:
+        self.client.put_metric_sync("Now", 1)
+        self.offered += 1
+
+    @rule(seconds=st.sampled_from([0.3, 1.0, 10.0, 60.0, 61.0, 600.0]))
+    def advance(self, seconds: float) -> None:
+        self.runtime.advance(seconds)
+
+    @rule(seconds=st.sampled_from([20 * 60.0, 15 * 86_400.0]))
+    def freeze(self, seconds: float) -> None:
+        self.runtime.freeze(seconds)
+
+    @rule(seconds=st.sampled_from([-3600.0, -1.0, 1.0, 3600.0]))
+    def step_the_wall_clock(self, seconds: float) -> None:
+        self.runtime.set_wall(self.runtime.wall() + seconds)
+
+    @rule(mood=st.sampled_from(sorted(FAILURES)))
+    def change_mood(self, mood: str) -> None:
+        self.mood = mood
+
+    @rule(timeout=st.sampled_from([0.0, 1.0, 30.0]))
+    def flush(self, timeout: float) -> None:
+        result = self.client.flush(timeout)
+        assert bool(result) == (result.pending == 0)
+
+    @rule(action=st.sampled_from(["force_open", "disable_breaker", "reset_breaker"]))
+    def operate(self, action: str) -> None:
+        getattr(self.client, action)()
+
+    @rule()
+    def stop_and_start(self) -> None:
+        self.client.stop(1.0)
+        self.client.put_metric("A", 1)
+        self.offered += 1
+        assert self.client.stats().pending == 0
+        self.client.start()
+
+    @rule()
+    def become_a_forked_child(self) -> None:
+        self.runtime.after_fork()
+        self.client.after_fork()
+        self.offered = self.accepted_count = 0
+        self.accepted_sum = 0.0
+        assert self.client.stats().recorded == 0
+
+    @invariant()
+    def the_ledger_is_the_truth(self) -> None:
+        if not hasattr(self, "client"):
+            return
+        stats = self.client.stats()
+        assert stats.recorded == self.offered
+        assert stats.recorded == stats.delivered + sum(stats.dropped.values()) + stats.pending
+        assert stats.delivered == self.accepted_count
+        assert stats.pending >= 0
+
+    def teardown(self) -> None:
+        """In the end, with a destination that works, everything is delivered or dropped for a reason."""
+        if not hasattr(self, "client"):
+            return
+        self.mood = "works"
+        self.client.reset_breaker()
+        self.client.flush(timeout=10_000.0)
+        stats = self.client.stats()
+        assert stats.pending == 0
+        assert stats.recorded == stats.delivered + sum(stats.dropped.values())
+        assert math.isfinite(self.accepted_sum)
+
+
+TestConservation = Conservation.TestCase
+TestConservation.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
