@@ -6,27 +6,30 @@ CloudWatch metrics for Python services: never slows a request, never raises, nev
     metrics = get_metrics_client()
     metrics.increment_counter("UploadSuccess", dimensions={"Endpoint": "/upload"})
 
-Importing this imports neither boto3 nor asyncio; making a client starts nothing.
+Each name is loaded when it is first asked for (PEP 562), so that importing the package costs next to nothing and a program that uses one
+part does not pay for the others. None of them imports boto3 or asyncio; making a client starts nothing.
 """
 
-from .client import CloudWatchMetrics
-from .config import MetricsConfig
-from .decorators import counted, timed
-from .default_client import (
-    get_metrics_client,
-    increment_counter,
-    put_metric,
-    record_time,
-    reset_metrics_client,
-    set_metrics_client,
-)
-from .dimensions.policy import DimensionPolicy
-from .exceptions import ConfigurationError, InvalidMetricError, MetricsError
-from .instruments import Counter, Gauge, Histogram, Timer
-from .namespaces import MetricNamespace
-from .service import MetricsService, NullMetrics
-from .stats import BreakerState, ClientStats, DropReason, FlushResult
-from .units import MetricUnit, StorageResolution
+TYPE_CHECKING = False  # type checkers take the name for what it says; importing `typing` would cost twenty times the rest
+if TYPE_CHECKING:
+    from .client import CloudWatchMetrics
+    from .config import MetricsConfig
+    from .decorators import counted, timed
+    from .default_client import (
+        get_metrics_client,
+        increment_counter,
+        put_metric,
+        record_time,
+        reset_metrics_client,
+        set_metrics_client,
+    )
+    from .dimensions.policy import DimensionPolicy
+    from .exceptions import ConfigurationError, InvalidMetricError, MetricsError
+    from .instruments import Counter, Gauge, Histogram, Timer
+    from .namespaces import MetricNamespace
+    from .service import MetricsService, NullMetrics
+    from .stats import BreakerState, ClientStats, DropReason, FlushResult
+    from .units import MetricUnit, StorageResolution
 
 __all__ = [
     "BreakerState",
@@ -58,12 +61,55 @@ __all__ = [
     "timed",
 ]
 
+_MODULES = {
+    "BreakerState": "stats",
+    "ClientStats": "stats",
+    "CloudWatchMetrics": "client",
+    "ConfigurationError": "exceptions",
+    "Counter": "instruments",
+    "DimensionPolicy": "dimensions.policy",
+    "DropReason": "stats",
+    "FlushResult": "stats",
+    "Gauge": "instruments",
+    "Histogram": "instruments",
+    "InvalidMetricError": "exceptions",
+    "MetricNamespace": "namespaces",
+    "MetricUnit": "units",
+    "MetricsConfig": "config",
+    "MetricsError": "exceptions",
+    "MetricsService": "service",
+    "NullMetrics": "service",
+    "StorageResolution": "units",
+    "Timer": "instruments",
+    "counted": "decorators",
+    "get_metrics_client": "default_client",
+    "increment_counter": "default_client",
+    "put_metric": "default_client",
+    "record_time": "default_client",
+    "reset_metrics_client": "default_client",
+    "set_metrics_client": "default_client",
+    "timed": "decorators",
+}
+"""Where each public name lives; a test keeps it equal to the imports above."""
+
 
 def __getattr__(name: str) -> object:
-    """The version, asked from the installed metadata only when somebody wants it."""
+    """A public name, or the version from the installed metadata."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("retainwise-metrics")
-    message = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(message)
+    module = _MODULES.get(name)
+    if module is None:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    from importlib import import_module
+
+    value: object = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value  # the next access is an ordinary one
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return [*__all__, "__version__"]

@@ -13,8 +13,8 @@ by reference, out of their reach: with time frozen, a flush is still due after a
 from __future__ import annotations
 
 import _thread
+import os
 import queue
-import random
 import threading
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -172,10 +172,6 @@ class SystemRuntime:
     _monotonic: Callable[[], float] = staticmethod(time.monotonic)
     _sleep: Callable[[float], None] = staticmethod(time.sleep)
 
-    def __init__(self) -> None:
-        # Own state: the application may seed the module's generator, and then a whole fleet would flush in the same second.
-        self._random = random.SystemRandom()
-
     def wall(self) -> float:
         """
         Seconds since the epoch, as the (possibly frozen) system clock says.
@@ -190,9 +186,9 @@ class SystemRuntime:
 
     def random(self) -> float:
         """
-        A number in [0, 1) from the system's entropy, different in every process of a fleet.
+        A number in [0, 1) from the system's entropy: an application that seeds `random` must not make a whole fleet flush in one second.
         """
-        return self._random.random()
+        return int.from_bytes(os.urandom(4), "big") / 2**32
 
     def start(self, job: Job, name: str) -> Worker:
         """

@@ -19,6 +19,9 @@ PERSONAL = frozenset({"UserId"})
 
 HASHED = "(hashed)"
 
+SHORTEST_FOUND_INSIDE = 6
+"""Characters of a personal value that is also looked for inside other text; `me` is part of many words."""
+
 ROUNDING = 1e-9
 """How far two sums of the same floats, added in another order, may be apart: 1e-16 per addition, with much room."""
 
@@ -124,7 +127,8 @@ def leaked(found: Iterable[SeriesKey], personal: Iterable[str]) -> set[str]:
     Which of the raw personal values reached CloudWatch, in any place.
     """
     texts = {text for key in found for text in (key.name, *(part for pair in key.dimensions for part in pair))}
-    return {value for value in personal if any(value in text for text in texts)}
+    long = {value for value in personal if len(value) >= SHORTEST_FOUND_INSIDE}
+    return {value for value in personal if value in texts} | {value for value in long if any(value in t for t in texts)}
 
 
 def _published(key: SeriesKey) -> Iterator[SeriesKey]:

@@ -241,11 +241,13 @@ def _agreement(customers: list[Customer], predictions: Predictions, console: Con
 
 LOOK_AROUND = """
 [bold]Everything keeps running.[/bold] Look around; Ctrl-C stops it and compares.
-  upload a file    curl -F file=@FILE.csv -F user_id=me {url}/upload
-  API's own pages  {url}/docs
-  CloudWatch       AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x aws --region {region} \\
-                   --endpoint-url {endpoint} cloudwatch list-metrics
-  logs, database   {directory}
+  Upload a file:
+    curl -F file=@FILE.csv -F user_id=me {url}/upload
+  Read the API's own pages: {url}/docs
+  Ask CloudWatch:
+    AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x AWS_REGION={region} \\
+    aws --endpoint-url {endpoint} cloudwatch list-metrics
+  See logs and database: {directory}
 """
 
 

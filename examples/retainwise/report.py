@@ -142,7 +142,7 @@ def _last_line(evidence: Evidence, checks: Sequence[Check]) -> Text:
     calls = sum(tally.ledger.calls for tally in evidence.tallies)
     delivered = sum(tally.ledger.delivered for tally in evidence.tallies)
     failed = sum(not check.true for check in checks)
-    summary = f"{delivered:,} measurements in {calls} PutMetricData calls. "
+    summary = f"{delivered:,} measurements in {calls} PutMetricData calls.\n"
     if failed:
         return Text.assemble(summary, (f"{failed} of {len(checks)} checks failed.", "bold red"))
     return Text.assemble(

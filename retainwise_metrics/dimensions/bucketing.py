@@ -280,10 +280,7 @@ class PathTemplate:
         return f"PathTemplate(keep={sorted(self.keep - frozenset(KNOWN_WORDS))!r})"
 
     def _segment(self, segment: str) -> str:
-        word = segment.partition(";")[0]
-        if word in self.keep or _is_route_word(word):
-            return word
-        return "{id}"
+        return segment if segment in self.keep or _is_route_word(segment) else "{id}"
 
 
 KNOWN_WORDS: Final = (
@@ -305,7 +302,9 @@ KNOWN_WORDS: Final = (
 
 
 def _path_of(url: str) -> str:
-    path = url.partition("?")[0].partition("#")[0]
+    path = url
+    for query in "?#;":
+        path = path.partition(query)[0]
     _, has_host, rest = path.partition("://")
     if has_host:
         path = "/" + rest.partition("/")[2]

@@ -129,7 +129,7 @@ def test_children_end_when_the_demo_is_killed(start: type[Demo], tmp_path: Path)
 def test_keep_leaves_it_running_until_ctrl_c(start: type[Demo]) -> None:
     """With --keep the processes stay, and the comparison follows Ctrl-C."""
     demo = start("--keep")
-    demo.read_until("logs, database")
+    demo.read_until("See logs")
     demo.process.send_signal(signal.SIGINT)
     assert demo.finish() == 0, demo.printed
     assert re.search(r"(\d+) of \1 lines read back equal", demo.printed)
