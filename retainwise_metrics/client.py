@@ -343,6 +343,13 @@ class CloudWatchMetrics:
         """
         return self._pipeline.stop(timeout)
 
+    @property
+    def stopped(self) -> bool:
+        """
+        Whether `stop` was called and `start` has not been called since.
+        """
+        return self._pipeline.stopped
+
     async def aflush(self, timeout: float = 5.0) -> FlushResult:
         """
         `flush` without blocking the event loop.

@@ -45,7 +45,8 @@ class Lifecycle:
         """
         Stop every client within one deadline shared by all: the longest any of them is configured with.
         """
-        clients = [client for client in self._clients if client.stats().running or client.stats().pending]
+        # One that the application has stopped has had its time; if its thread still hangs in a call, waiting again would not help.
+        clients = [client for client in self._clients if not client.stopped]
         budget = max((client.config.shutdown_timeout_seconds for client in clients), default=0.0)
         deadline = self._monotonic() + budget
         for client in clients:

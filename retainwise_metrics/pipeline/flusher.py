@@ -19,6 +19,8 @@ from retainwise_metrics.runtime import Question
 from retainwise_metrics.sinks.base import SinkError, SinkUnavailable
 from retainwise_metrics.stats import BreakerState, DropReason, FlushResult
 
+from .intake import FOLD_AT, FULL_AT, INBOX_STEP
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -40,6 +42,9 @@ SHORTEST_WAIT_SECONDS = 0.001
 
 ITEMS_PER_STEP = 100
 """Channels folded, and windows sealed, before other threads get a turn."""
+
+FOLDS_PER_CHUNK = max(ITEMS_PER_STEP * FULL_AT // FOLD_AT, FULL_AT // INBOX_STEP) + 1
+"""Folds that empty a hundred full lists, or a full inbox."""
 
 EARLY_FLUSH_DATUMS = 5_000
 """Folded series and windows that are not held until the interval is over."""
@@ -101,6 +106,8 @@ class Flusher:
         self._interval = interval_seconds
         self._collect = collect
         self._collected_minute = -1
+        self.collecting = False
+        """Whether the collectors record just now: at the end they still may, when nobody else may any more."""
         self._flushes: list[Flush] = []
         self._logged_refusals: dict[DropReason, int] = {}
         self._logged_drops: dict[DropReason, int] = {}
@@ -183,12 +190,18 @@ class Flusher:
         self._fold_at = self._runtime.monotonic() + TICK_SECONDS
         minute = int(self._runtime.wall() // 60) * 60
         for channels in _chunks(self._intake.channels()):
-            if self._intake.fold_step(channels):
+            # Bounded: while callers record faster than this folds, what they add meanwhile is for the next time.
+            for _ in range(FOLDS_PER_CHUNK):
+                if not self._intake.fold_step(channels):
+                    break
                 self._runtime.pause()
         self._intake.open_minute = minute
 
     def _seal(self) -> None:
         self._collect_once_a_minute()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
         for sealed in _chunks(self._intake.take().sealed()):
             with self.deciding:
                 self._delivery.receive(sealed)
@@ -200,10 +213,11 @@ class Flusher:
         if minute == self._collected_minute:
             return
         self._collected_minute = minute
+        self.collecting = True
         try:
             self._collect()
-        except Exception:  # noqa: BLE001 - the collectors are the application's functions
-            self._reporter.failure("collect", "reading gauges failed")
+        finally:
+            self.collecting = False
         self.fold()
 
     # ---- send ----
@@ -267,6 +281,9 @@ class Flusher:
         return over
 
     def _give_up(self) -> None:
+        # Somebody may have been about to append when the client was stopped.
+        self.fold()
+        self._hand_over()
         with self.deciding:
             self._delivery.drop_everything(DropReason.SHUTDOWN)
             self.counts = self._delivery.counts()

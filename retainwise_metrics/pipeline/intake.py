@@ -43,6 +43,9 @@ LOOKUP_SIZE = 4096
 DRAIN = 64
 """Most inbox entries a caller folds on the way: it pays for its own and helps out, but does not work off a backlog."""
 
+INBOX_STEP = 128
+"""Inbox entries the flusher folds at a time; each may cost a look at the cardinality guard."""
+
 RETIRED_ROTATIONS = 3
 """Rotations for which a channel whose series lost their place is still looked after."""
 
@@ -347,18 +350,20 @@ class Intake:
 
     # ---- the flusher: waits for the lock, a little at a time ----
 
-    def fold_step(self, channels: Iterable[Channel], most: int = FOLD_AT) -> int:
+    def fold_step(self, channels: Iterable[Channel]) -> int:
         """
-        Fold what these channels and the inbox hold, at most about `most` values of each.
+        Fold some of what the inbox and these channels hold: about half a millisecond of work.
 
         Returns:
-            How many values were folded.
+            How many values were folded; 0 when there was nothing left.
         """
         with self._lock:
-            folded = self._drain(DRAIN * 8)
+            folded = self._drain(INBOX_STEP)
             for channel in channels:
+                if folded >= FOLD_AT:
+                    break
                 if channel.pending:
-                    folded += self._fold(channel, most)
+                    folded += self._fold(channel, FOLD_AT)
             self._count()
         return folded
 

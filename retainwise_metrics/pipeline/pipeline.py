@@ -116,7 +116,8 @@ class Pipeline:
             self._collect,
         )
         self._worker: Worker | None = None
-        self._stopped = False
+        self.stopped = False
+        """Whether records are refused because the application asked for the end."""
         self._starting = threading.Lock()
         self._sync_received = 0
 
@@ -126,14 +127,14 @@ class Pipeline:
         """
         Start the background work unless it runs; after `stop`, start again.
         """
-        self._stopped = False
+        self.stopped = False
         self._ensure_worker()
 
     def _wake(self) -> None:
         worker = self._worker
         if worker is not None and worker.is_alive():
             worker.post(WAKE)
-        elif not self._stopped:
+        elif not self.stopped:
             self._ensure_worker()
 
     def _ensure_worker(self) -> Worker | None:
@@ -144,7 +145,7 @@ class Pipeline:
         if not self._starting.acquire(blocking=False):
             return None
         try:
-            if worker is not None and not self._stopped:
+            if worker is not None and not self.stopped:
                 self.reporter.warn("revived", "the metrics thread had ended; it has been started again")
             self._worker = self._new_worker()
         finally:
@@ -172,7 +173,7 @@ class Pipeline:
         """
         worker = self._worker
         if worker is None or not worker.is_alive():
-            if self._stopped or (not self.intake.holds_values() and not self.intake.open_windows()):
+            if self.stopped or (not self.intake.holds_values() and not self.intake.open_windows()):
                 return FlushResult(0, 0, self.stats().pending)
             worker = self._ensure_worker()
         return self._ask(worker, Flush(self._runtime.monotonic() + timeout), timeout)
@@ -181,7 +182,7 @@ class Pipeline:
         """
         Refuse new records, deliver what can be delivered in `timeout` seconds, and end the background work.
         """
-        worker, self._stopped = self._worker, True
+        worker, self.stopped = self._worker, True
         if worker is None or not worker.is_alive():
             if not self.intake.holds_values() and not self.intake.open_windows():
                 return FlushResult(0, 0, self.stats().pending)
@@ -231,8 +232,8 @@ class Pipeline:
         measurements = batch.measurements
         with flusher.deciding:
             self._sync_received += measurements
-            if self._stopped or not self.breaker.permit(self._runtime.monotonic()):
-                reason = DropReason.STOPPED if self._stopped else DropReason.BREAKER_OPEN
+            if self.stopped or not self.breaker.permit(self._runtime.monotonic()):
+                reason = DropReason.STOPPED if self.stopped else DropReason.BREAKER_OPEN
                 self._book(measurements, dropped=reason)
                 return False
         error = flusher.call(batch)
@@ -248,7 +249,7 @@ class Pipeline:
     # ---- what it says ----
 
     def _refusal(self) -> DropReason | None:
-        if self._stopped:
+        if self.stopped and not self._flusher.collecting:
             return DropReason.STOPPED
         if not self._settings.reject_while_open:
             return None

@@ -76,7 +76,7 @@ def _aws_secret(random: Random) -> str:
 SHAPES: dict[str, Callable[[Random], str]] = {
     "e-mail": _email,
     "e-mail in capitals": lambda random: _email(random).upper(),
-    "e-mail, percent-encoded": lambda random: _email(random).replace("%", "").replace("@", "%40"),
+    "e-mail, percent-encoded": lambda random: "x" + _email(random).replace("%", "").replace("@", "%40"),
     "IPv4": _ipv4,
     "IPv4 with port": lambda random: f"{_ipv4(random)}:{random.randint(1, 65535)}",
     "IPv6, compressed": lambda random: str(_ipv6(random)),

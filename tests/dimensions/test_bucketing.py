@@ -78,9 +78,7 @@ class TestNumberBuckets:
             ((0, 1_234_567, 1_234_568), "", ("< 0", "0-1234567", "1.234567M-1.234568M", "> 1.234568M")),
         ],
     )
-    def test_labels_follow_from_the_edges(
-        self, edges: tuple[float, ...], unit: str, labels: tuple[str, ...]
-    ) -> None:
+    def test_labels_follow_from_the_edges(self, edges: tuple[float, ...], unit: str, labels: tuple[str, ...]) -> None:
         """Any ascending edges make one label more than there are edges."""
         assert NumberBuckets(edges=edges, unit=unit).labels == labels
 
@@ -92,7 +90,9 @@ class TestNumberBuckets:
     @pytest.mark.parametrize("buckets", [SIZES, ROWS])
     def test_a_label_stays_as_it_is(self, buckets: NumberBuckets) -> None:
         """Bucketing twice is bucketing once."""
-        assert [buckets(label) for label in buckets.labels] == [Resolved(label, private=False) for label in buckets.labels]
+        assert [buckets(label) for label in buckets.labels] == [
+            Resolved(label, private=False) for label in buckets.labels
+        ]
 
     @given(edges=st.sets(FINITE, min_size=1, max_size=20).map(sorted), number=FINITE)
     def test_every_number_is_in_the_range_its_label_says(self, edges: list[float], number: float) -> None:

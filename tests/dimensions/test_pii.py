@@ -105,8 +105,43 @@ class TestScanner:
     @pytest.mark.parametrize("detector", DETECTORS, ids=lambda detector: detector.name)
     def test_searching_takes_linear_time(self, detector: Detector) -> None:
         """Texts made to mislead a pattern cost no more than their length."""
-        seeds = ["@", "a@", "a.", "@a.", "a@a.", ":", "a:", "1:", "://", "://:", "1.", "1", "1 ", "1-", "0", "01 ", "+1", "+1 "]
-        seeds += ["(11", "(1)", "aB1/", "A", "aA1", "/", "eyJ", "AKIA", "0a-", "00000000-", "%40", "4111 ", "-", "\t", "2:"]
+        seeds = [
+            "@",
+            "a@",
+            "a.",
+            "@a.",
+            "a@a.",
+            ":",
+            "a:",
+            "1:",
+            "://",
+            "://:",
+            "1.",
+            "1",
+            "1 ",
+            "1-",
+            "0",
+            "01 ",
+            "+1",
+            "+1 ",
+        ]
+        seeds += [
+            "(11",
+            "(1)",
+            "aB1/",
+            "A",
+            "aA1",
+            "/",
+            "eyJ",
+            "AKIA",
+            "0a-",
+            "00000000-",
+            "%40",
+            "4111 ",
+            "-",
+            "\t",
+            "2:",
+        ]
         detector.compile()
         started = time.perf_counter()
         for seed in seeds:
@@ -117,7 +152,9 @@ class TestScanner:
     @pytest.mark.parametrize("detector", DETECTORS, ids=lambda detector: detector.name)
     def test_what_spares_a_search_never_hides_a_find(self, detector: Detector) -> None:
         """`needs` and `at_least` are true of every text the pattern matches."""
-        texts = [text for _, raw, _ in corpus(4400) for text in (raw, raw.replace("%40", "@")) if detector.matches(text)]
+        texts = [
+            text for _, raw, _ in corpus(4400) for text in (raw, raw.replace("%40", "@")) if detector.matches(text)
+        ]
         assert texts
         assert all(detector.needs in text and len(text) >= detector.at_least for text in texts)
 
@@ -153,7 +190,11 @@ class TestPseudonyms:
 
     def test_labels_do_not_change_between_releases(self) -> None:
         """A release that moved people to other buckets would break every series."""
-        labels = [Pseudonyms().label("user_123"), Pseudonyms("k2:secret").label("user_123"), Pseudonyms("x" * 99).label("é")]
+        labels = [
+            Pseudonyms().label("user_123"),
+            Pseudonyms("k2:secret").label("user_123"),
+            Pseudonyms("x" * 99).label("é"),
+        ]
         assert labels == ["bucket-5c", "k2-e0", "bucket-5d"]
 
     @pytest.mark.parametrize("hash_seed", ["0", "1", "random"])
@@ -165,7 +206,9 @@ class TestPseudonyms:
             "print(*map(Pseudonyms('k1:secret').label, sys.argv[1:]))"
         )
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONUTF8": "1"}
-        answer = subprocess.run([sys.executable, "-c", program, *values], env=environment, capture_output=True, check=True)
+        answer = subprocess.run(
+            [sys.executable, "-c", program, *values], env=environment, capture_output=True, check=True
+        )
         assert answer.stdout.decode().split() == [Pseudonyms("k1:secret").label(value) for value in values]
 
     @pytest.mark.parametrize("shape", ["user_{}", "{}", "user{}@example.com", "10.0.{}.1"])
@@ -205,7 +248,9 @@ class TestPseudonyms:
         one, other = Pseudonyms("k1:" + "x" * 100 + "1"), Pseudonyms("k1:" + "x" * 100 + "2")
         assert [one.label(str(n)) for n in range(20)] != [other.label(str(n)) for n in range(20)]
 
-    @pytest.mark.parametrize("key", ["", " ", "k1:", "k1: ", ":hunter2", "K1:hunter2", "1k:hunter2", "bucket:hunter2", 7])
+    @pytest.mark.parametrize(
+        "key", ["", " ", "k1:", "k1: ", ":hunter2", "K1:hunter2", "1k:hunter2", "bucket:hunter2", 7]
+    )
     def test_malformed_keys_are_refused_without_being_shown(self, key: str) -> None:
         """An empty key would be the public one in secret's clothes, and half a secret must not become a label."""
         with pytest.raises(ConfigurationError, match="pii_key") as caught:

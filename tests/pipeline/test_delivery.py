@@ -514,6 +514,18 @@ def test_what_stop_cannot_deliver_is_counted_as_shutdown(client: CloudWatchMetri
     assert_balanced(client)
 
 
+def test_what_is_read_rather_than_counted_is_read_a_last_time_at_stop(
+    client: CloudWatchMetrics, sink: InMemorySink
+) -> None:
+    """A process that lives shorter than one interval still publishes its zeros and its gauges."""
+    client.counter("Failures", emits_zero=True)
+    client.gauge("QueueLength", lambda: 7.0)
+    client.stop()
+    assert sink.values(NAMESPACE, "Failures") == {0.0: 1}
+    assert sink.values(NAMESPACE, "QueueLength") == {7.0: 1}
+    assert client.stats().dropped == {}
+
+
 def test_a_stopped_client_refuses_and_can_be_started_again(client: CloudWatchMetrics, sink: InMemorySink) -> None:
     """After stop records return False with a reason; start makes it take them again."""
     handle = client.counter("C")
