@@ -35,6 +35,8 @@ class DropReason(str, Enum):
     """Recorded, or sent with `put_metric_sync`, while the breaker was open."""
     INTAKE_FULL = "intake-full"
     """Recorded faster than anything could be folded: the bound on unfolded values was reached."""
+    TOO_MANY_SERIES = "too-many-series"
+    """A new metric name or series when the client already had several times `max_series` of them."""
     BACKLOG_FULL = "backlog-full"
     """The oldest of the backlog, pushed out because `max_pending_datums` was reached."""
     REJECTED = "rejected"

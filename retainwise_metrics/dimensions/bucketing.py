@@ -33,6 +33,12 @@ MAX_SEGMENT_LENGTH: Final = 64
 """Longest segment, in characters, that is taken for a word of a route."""
 
 
+KNOWN_WORDS: Final = ("2fa", "b2b", "b2c", "base64", "ec2", "i18n", "k8s", "mp3", "mp4", "oauth2", "p2p", "s3")
+"""Words with a digit that are found in many routes."""
+
+_CLASS_ENDINGS: Final = frozenset(f"{number:02}" for number in range(100)) | {"xx"}
+
+
 class Resolved(NamedTuple):
     """
     What a dimension value looks like on the wire.
@@ -166,11 +172,7 @@ class NumberBuckets:
     def _range(self, *numbers: float) -> str:
         """Write a label's numbers in the magnitude of the smallest: `100-1000`, then `1K-10K`."""
         scale, letter = _magnitude(numbers[0]) if not self.unit else (1, "")
-        suffix = letter + self.unit
-        spelled = [compact(repr(number / scale if scale > 1 else number)) for number in numbers]
-        if letter:
-            return "-".join(number + suffix for number in spelled)
-        return "-".join(spelled) + suffix
+        return "-".join(f"{compact(repr(number / scale))}{letter}" for number in numbers) + self.unit
 
 
 def _check_edges(edges: tuple[float, ...]) -> None:
@@ -214,7 +216,7 @@ class StatusClass:
         Returns:
             The class, or what this was told to do otherwise.
         """
-        if len(text) == 3 and text[0] in "12345" and text[1:] in _LAST_TWO:
+        if len(text) == 3 and text[0] in "12345" and text[1:] in _CLASS_ENDINGS:
             return Resolved(f"{text[0]}xx", private=False)
         if self.otherwise is None:
             return Resolved(text, private=False)
@@ -227,9 +229,6 @@ class StatusClass:
 
     def __repr__(self) -> str:
         return f"StatusClass(otherwise={self.otherwise!r})"
-
-
-_LAST_TWO: Final = frozenset(f"{number:02}" for number in range(100)) | {"xx"}
 
 
 class PathTemplate:
@@ -281,24 +280,6 @@ class PathTemplate:
 
     def _segment(self, segment: str) -> str:
         return segment if segment in self.keep or _is_route_word(segment) else "{id}"
-
-
-KNOWN_WORDS: Final = (
-    "2fa",
-    "b2b",
-    "b2c",
-    "base64",
-    "ec2",
-    "i18n",
-    "k8s",
-    "mp3",
-    "mp4",
-    "oauth2",
-    "p2p",
-    "s3",
-    "sha256",
-)
-"""Words with a digit that are found in many routes."""
 
 
 def _path_of(url: str) -> str:

@@ -153,6 +153,7 @@ class Intake:
         wall: Reads the wall clock, epoch seconds.
         guard: Decides which series get a place of their own.
         max_distinct: How many distinct values a window keeps exactly.
+        max_channels: Bound on what the guard cannot bound: it folds dimension values, but a made-up metric name stays a name.
         wake: Called (from any thread, any number of times) when the flusher sleeps and there is something to do.
     """
 
@@ -161,8 +162,10 @@ class Intake:
         wall: Callable[[], float],
         guard: CardinalityGuard,
         max_distinct: int,
+        max_channels: int,
         wake: Callable[[], None],
     ) -> None:
+        self._max_channels = max_channels
         self._wall = wall
         self._guard = guard
         self._max_distinct = max_distinct
@@ -322,21 +325,26 @@ class Intake:
                 self._touch(channel, 1)
             else:
                 channel = self._place(target)
-            self._fold_into(channel, window, [value])
+            if channel is not None:
+                self._fold_into(channel, window, [value])
+            else:
+                self._refused.extend([DropReason.TOO_MANY_SERIES] * len(target.series))
         return most
 
-    def _place(self, destination: Channel | Destination) -> Channel:
+    def _place(self, destination: Channel | Destination) -> Channel | None:
         placed = tuple(self._place_series(series) for series in destination.series)
         channel = self._channels.get(placed)
-        if channel is None:
-            channel = self._channels[placed] = Channel(placed)
+        if channel is None and len(self._channels) < self._max_channels:
+            # One object per series: finding its window is then a comparison by identity.
+            channel = Channel(tuple(self._series.setdefault(series, series) for series in placed))
+            self._channels[placed] = channel
         return channel
 
     def _place_series(self, series: Series) -> Series:
         dimensions = self._guard.place(series.namespace, series.name, series.dimensions, 1)
         if dimensions != series.dimensions:
             series = series.with_dimensions(dimensions)
-        return self._series.setdefault(series, series)
+        return series
 
     def _count(self, folded: int = 0, taken: int = 0) -> None:
         counts = self.published

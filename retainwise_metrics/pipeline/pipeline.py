@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 WAKE = object()
 """A message that only ends a wait."""
 
+CHANNELS_PER_SERIES = 2
+"""Channels per place under the cap: dimensioned series have a place each, undimensioned and overflow series come on top."""
+
+FEW_CHANNELS = 1_000
+"""Channels that every client may have, however small its cap."""
+
 THREAD_NAME = "retainwise-metrics"
 
 
@@ -91,7 +97,13 @@ class Pipeline:
         self._started = started
         self.reporter = Reporter(runtime.monotonic)
         guard = CardinalityGuard(max_series=settings.max_series, max_series_per_metric=settings.max_series_per_metric)
-        self.intake = Intake(runtime.wall, guard, settings.max_distinct_values, self._wake)
+        self.intake = Intake(
+            runtime.wall,
+            guard,
+            settings.max_distinct_values,
+            CHANNELS_PER_SERIES * settings.max_series + FEW_CHANNELS,
+            self._wake,
+        )
         self.intake.refuse_when(self._refusal)
         self._begin()
 

@@ -114,7 +114,7 @@ def corpus(count: int, seed: int = 1) -> Iterator[tuple[str, str, str]]:
 ORDINARY = """
 api  /upload  us-east-1  us-east-1a  eu-central-1  v1.2.3  1.2.3  v1.2.3.4  2.0.0-rc.1+build.5  1.2.3+20240131  200  404  7043
 20240131  2024-01-31  31.01.2024  01/31/2024  2024-01-31T10:00:00Z  2024-01-31T10:00:00.123456+00:00  12:30:45  10:30
-1700000000  1700000000000  10K-100K  1-5MB  100-1000  < 1MB  > 100K  2xx  0.5  3.14159265358979  1e-07  -42  100%  50.5%
+1700000000  1700000000000  10K-100K  1-5MB  100-1000  < 1MB  > 100K  2xx  0.5  3.14159265358979  1.0123456789  1e-07  -42  100%  50.5%
 true  false  none  unknown  other  bucket-a7  k2-a7  GET  application/json  text/html; charset=utf-8  gzip, deflate, br
 MissingColumns  botocore.exceptions.ClientError  std::vector  Foo::Bar  ns::http::Client  ValueError: bad input  a@b  react@18.2.0
 ml.m5.xlarge  i-0abcdef1234567890  i-0123456789abcdef0  subnet-0123abcd  arn:aws:sqs:us-east-1:123456789012:jobs

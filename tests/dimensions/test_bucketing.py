@@ -27,6 +27,8 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 
 class TestNumberBuckets:
+    """Numbers become ranges."""
+
     @pytest.mark.parametrize(
         ("number", "label"),
         [
@@ -112,6 +114,8 @@ class TestNumberBuckets:
 
 
 class TestStatusClass:
+    """Status codes become classes."""
+
     @pytest.mark.parametrize(("code", "label"), [("100", "1xx"), ("204", "2xx"), ("404", "4xx"), ("599", "5xx")])
     def test_codes_become_classes(self, code: str, label: str) -> None:
         """Every code from 100 to 599 has a class."""
@@ -129,6 +133,8 @@ class TestStatusClass:
 
 
 class TestPathTemplate:
+    """Paths become templates."""
+
     @pytest.mark.parametrize(
         "path",
         [
@@ -220,6 +226,8 @@ class TestPathTemplate:
 
 
 class TestRule:
+    """Names and what their values become."""
+
     @pytest.mark.parametrize("name", ["UserId", "user_id", "user-id", "userID", "USERID", "user.id", "User Id"])
     def test_spellings_of_a_name_are_one_name(self, name: str) -> None:
         """Case and punctuation do not matter."""

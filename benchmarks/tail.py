@@ -1,0 +1,281 @@
+"""
+What callers and other threads notice of the delivery: the tail of put_metric's latency, wake-up lag, and how long stop(0.3) takes.
+
+1. The endpoint is the strict fake, in a process of its own, behind boto3 as in production.
+2. Only calls made *during* a flush count as such; filling the series before it does not.
+3. A waiting caller records ten values, then sleeps a millisecond, as a service does that waits for its clients. A busy caller never
+   lets go: it shows in which steps the flusher takes the interpreter, because each turn costs it one whole step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from array import array
+from collections import defaultdict
+from functools import partial
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from _endpoint import Endpoint
+from _harness import Report, Rounds, arguments, interleaved, percentile
+
+from retainwise_metrics import CloudWatchMetrics, MetricsConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PERCENTS = (50, 99, 99.9, 99.99)
+PAUSE_SECONDS = 0.001
+STOP_SECONDS = 0.3
+COMPARED = 99.9
+"""The percentile that is compared with idle."""
+
+IDLE, HANGING, ANSWERING = "idle", "endpoint hangs", "endpoint answers"
+FLUSHED = {"flush of 200 series": 200, "flush of 10,000 series": 10_000}
+SCENARIOS = (IDLE, *FLUSHED, HANGING)
+WAITING, BUSY = "waiting", "busy"
+TARGETS = {"flush of 10,000 series": "<= 3", HANGING: "about 1"}
+
+COMBINATIONS = tuple({"Endpoint": f"/v{n}/upload", "Method": "POST", "Status": "accepted"} for n in range(10))
+"""The caller's own series: what one request records."""
+
+
+class Tail(NamedTuple):
+    """
+    What one round of a scenario has shown.
+
+    Attributes:
+        calls: Nanoseconds of each call, ascending.
+        lags: Nanoseconds by which another thread woke up late, ascending; empty when the caller was busy.
+    """
+
+    calls: list[int]
+    lags: list[int]
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    report = Report("tail", options)
+    rounds, seconds = (2, 1.0) if options.quick else (5, 4.0)
+    with Endpoint() as endpoint:
+        tails = _measure(endpoint, rounds, seconds)
+        stops = interleaved({name: partial(_stop_seconds, endpoint, name) for name in (ANSWERING, HANGING)}, rounds * 2)
+    for caller in (WAITING, BUSY):
+        title = f"Latency of put_metric with 3 dimensions, microseconds, {caller} caller, all rounds together"
+        report.table(
+            title, _CALL_COLUMNS, [_call_row(name, tails[name, caller], tails[IDLE, caller]) for name in SCENARIOS]
+        )
+    report.table(
+        "Wake-up lag of another thread, microseconds, beside the waiting caller",
+        _LAG_COLUMNS,
+        [_lag_row(name, tails[name, WAITING]) for name in SCENARIOS],
+    )
+    title = f"stop({STOP_SECONDS}) with 200 series to deliver, seconds"
+    report.table(
+        title, ("meanwhile", "seconds", "target"), [(name, took, _stop_target(name)) for name, took in stops.items()]
+    )
+    report.finish()
+
+
+# ---- tables ----
+
+_HEADINGS = tuple(f"p{percent:g}" for percent in PERCENTS)
+_CALL_COLUMNS = ("meanwhile", "calls", *_HEADINGS, "max", f"p{COMPARED:g} over idle's", "target")
+_LAG_COLUMNS = ("meanwhile", "wake-ups", *_HEADINGS[:3], "max")
+
+
+def _call_row(name: str, tails: list[Tail], idle: list[Tail]) -> tuple[object, ...]:
+    pooled = sorted(call for tail in tails for call in tail.calls)
+    shown = [percentile(pooled, percent) / 1e3 for percent in PERCENTS]
+    ratio = None if name == IDLE else _compared(tails).over(_compared(idle))
+    return (name, f"{len(pooled):,}", *shown, pooled[-1] / 1e3, ratio, TARGETS.get(name, ""))
+
+
+def _compared(tails: list[Tail]) -> Rounds:
+    return Rounds(tuple(percentile(tail.calls, COMPARED) for tail in tails))
+
+
+def _lag_row(name: str, tails: list[Tail]) -> tuple[object, ...]:
+    pooled = sorted(lag for tail in tails for lag in tail.lags)
+    shown = [percentile(pooled, percent) / 1e3 for percent in PERCENTS[:3]]
+    return (name, f"{len(pooled):,}", *shown, pooled[-1] / 1e3)
+
+
+def _stop_target(name: str) -> str:
+    return f"about {STOP_SECONDS}" if name == HANGING else ""
+
+
+# ---- scenarios ----
+
+
+def _measure(endpoint: Endpoint, rounds: int, seconds: float) -> dict[tuple[str, str], list[Tail]]:
+    found: dict[tuple[str, str], list[Tail]] = defaultdict(list)
+
+    def run(scenario: str, caller: str) -> float:
+        tail = _run(endpoint, scenario, caller, seconds)
+        found[scenario, caller].append(tail)
+        return percentile(tail.calls, COMPARED)
+
+    names = [(scenario, caller) for caller in (WAITING, BUSY) for scenario in SCENARIOS]
+    interleaved({f"{scenario}, {caller}": partial(run, scenario, caller) for scenario, caller in names}, rounds)
+    return found
+
+
+def _run(endpoint: Endpoint, scenario: str, caller: str, seconds: float) -> Tail:
+    client = _client(endpoint.fresh())
+    watch = Watch(client, busy=caller == BUSY)
+    if scenario == IDLE:
+        watch.record_for(seconds)
+    elif scenario == HANGING:
+        _record_while_hanging(endpoint, client, watch, seconds)
+    else:
+        while watch.seconds < seconds:
+            _fill(client, FLUSHED[scenario])
+            watch.record_while(_in_background(partial(client.flush, 60.0)), at_most=seconds)
+    client.stop(30.0)
+    return watch.tail()
+
+
+def _record_while_hanging(endpoint: Endpoint, client: CloudWatchMetrics, watch: Watch, seconds: float) -> None:
+    _begin_to_hang(endpoint, client)
+    watch.record_for(seconds)
+    endpoint.release()
+
+
+def _begin_to_hang(endpoint: Endpoint, client: CloudWatchMetrics) -> None:
+    endpoint.hang()
+    _fill(client, 200)
+    _in_background(partial(client.flush, 60.0))
+    if not endpoint.wait_until_held():
+        message = "no request arrived at the endpoint that hangs"
+        raise RuntimeError(message)
+
+
+def _stop_seconds(endpoint: Endpoint, scenario: str) -> float:
+    client = _client(endpoint.fresh())
+    if scenario == HANGING:
+        _begin_to_hang(endpoint, client)
+    else:
+        _fill(client, 200)
+    started = time.perf_counter()
+    client.stop(STOP_SECONDS)
+    took = time.perf_counter() - started
+    endpoint.release()
+    return took
+
+
+def _client(url: str) -> CloudWatchMetrics:
+    """
+    A client that flushes only when asked to, and has already made its first call: boto3 is loaded and connected.
+    """
+    client = CloudWatchMetrics(
+        MetricsConfig(
+            environment="bench",
+            endpoint_url=url,
+            region="eu-central-1",
+            flush_interval_seconds=3600.0,
+            read_timeout_seconds=60.0,
+            max_series=20_000,
+            max_series_per_metric=20_000,
+        )
+    )
+    for dimensions in COMBINATIONS:
+        client.put_metric("Requests", 1.0, dimensions=dimensions)
+    client.flush(30.0)
+    return client
+
+
+def _fill(client: CloudWatchMetrics, series: int) -> None:
+    for number in range(series):
+        client.put_metric("Filled", 1.0, dimensions={"Shard": f"shard-{number}"})
+
+
+def _in_background(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+# ---- measuring ----
+
+
+class Watch:
+    """
+    A caller whose calls are timed and, unless it is busy, another thread whose wake-ups are.
+    """
+
+    def __init__(self, client: CloudWatchMetrics, *, busy: bool) -> None:
+        self.seconds = 0.0
+        """How long was recorded so far."""
+        self._client = client
+        self._busy = busy
+        self._combinations: Iterator[dict[str, str]] = cycle(COMBINATIONS)
+        self._calls = array("q")
+        self._lags = array("q")
+
+    def record_for(self, seconds: float) -> None:
+        """
+        Record for so long.
+        """
+        until = time.perf_counter() + seconds
+        self._record(lambda: time.perf_counter() < until)
+
+    def record_while(self, thread: threading.Thread, *, at_most: float) -> None:
+        """
+        Record as long as a thread lives, but no longer than so many seconds: beside a busy caller a long flush takes very long.
+        """
+        until = time.perf_counter() + at_most
+        self._record(lambda: thread.is_alive() and time.perf_counter() < until)
+
+    def tail(self) -> Tail:
+        """
+        Everything seen, in order of size.
+        """
+        return Tail(sorted(self._calls), sorted(self._lags))
+
+    def _record(self, goes_on: Callable[[], bool]) -> None:
+        started, over = time.perf_counter(), threading.Event()
+        sleeper = None if self._busy else _in_background(partial(self._sleep_until, over))
+        while goes_on():
+            self._burst(100 if self._busy else 10)
+            if not self._busy:
+                time.sleep(PAUSE_SECONDS)
+        over.set()
+        if sleeper is not None:
+            sleeper.join()
+        self.seconds += time.perf_counter() - started
+
+    def _burst(self, calls: int) -> None:
+        clock, put, note = time.perf_counter_ns, self._client.put_metric, self._calls.append
+        for combination in islice(self._combinations, calls):
+            endpoint, method, status = combination.values()
+            before = clock()
+            put("Requests", 1.5, dimensions={"Endpoint": endpoint, "Method": method, "Status": status})
+            note(clock() - before)
+
+    def _sleep_until(self, over: threading.Event) -> None:
+        clock, pause = time.perf_counter_ns, int(PAUSE_SECONDS * 1e9)
+        while not over.is_set():
+            before = clock()
+            time.sleep(PAUSE_SECONDS)
+            self._lags.append(clock() - before - pause)
+
+
+def _expect_losses() -> None:
+    """What an endpoint that hangs makes the library say is not news here."""
+    logging.getLogger("retainwise_metrics").setLevel(logging.ERROR)
+
+
+def _use_credentials_of_nobody() -> None:
+    """The fake takes any; real ones must not be needed, nor looked for on the network."""
+    os.environ.update(AWS_ACCESS_KEY_ID="bench", AWS_SECRET_ACCESS_KEY="bench", AWS_EC2_METADATA_DISABLED="true")
+    os.environ.pop("AWS_PROFILE", None)
+
+
+if __name__ == "__main__":
+    _expect_losses()
+    _use_credentials_of_nobody()
+    main()

@@ -1,0 +1,91 @@
+"""The front of the pipeline keeps its memory bounded, whatever comes in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from retainwise_metrics import DropReason
+from tests.helpers import NAMESPACE, assert_balanced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from retainwise_metrics import CloudWatchMetrics
+    from retainwise_metrics.testing import InMemorySink, ManualRuntime
+
+
+def test_a_flood_of_metric_names_is_bounded_and_counted(
+    make_client: Callable[..., CloudWatchMetrics], sink: InMemorySink
+) -> None:
+    """A name cannot be folded into another: beyond the bound new names are dropped with a reason, known ones go on."""
+    client = make_client(max_series=10)
+    assert client.put_metric("Real", 1)
+    for index in range(5_000):
+        client.put_metric(f"name-{index}", 1)
+    client.put_metric("Real", 1)
+    client.flush()
+    stats = client.stats()
+    assert stats.series <= 2 * 10 + 1_000 + 10
+    assert stats.dropped[DropReason.TOO_MANY_SERIES] == 5_000 + 2 - stats.delivered
+    assert sink.values(NAMESPACE, "Real") == {1.0: 2}
+    assert_balanced(client)
+
+
+def test_a_flood_of_ids_folds_into_other_and_keeps_the_total(
+    make_client: Callable[..., CloudWatchMetrics], sink: InMemorySink, runtime: ManualRuntime
+) -> None:
+    """Series are bounded, nothing is lost, and the offender is named by its dimension."""
+    client = make_client(max_series_per_metric=10)
+    for index in range(1_000):
+        client.put_metric("M", 1, dimensions={"Session": f"random-{index}x", "Plan": "pro"})
+    client.flush()
+    assert sum(datum.measurements for datum in sink.datums) == 1_000
+    assert sink.values(NAMESPACE, "M", {"Session": "other", "Plan": "pro"})[1.0] >= 980
+    assert client.stats().offenders[0].dimension == "Session"
+
+
+def test_a_series_that_lost_its_place_is_folded_from_then_on_and_loses_nothing(
+    make_client: Callable[..., CloudWatchMetrics], sink: InMemorySink, runtime: ManualRuntime
+) -> None:
+    """Evicted series, bound handles included, go on recording into `other`; heavy late traffic gets its own series."""
+    client = make_client(max_series_per_metric=2)
+    handles = [client.counter("M", dimensions={"Kind": f"k{index}"}) for index in range(2)]
+    offered = 0
+    for _ in range(12):
+        for handle in handles:
+            offered += handle.inc()
+        for _ in range(50):
+            offered += client.increment_counter("M", dimensions={"Kind": "late"})
+        runtime.advance(100.0)
+    client.flush()
+    assert sum(datum.measurements for datum in sink.datums) == offered == 12 * 52
+    assert sink.values(NAMESPACE, "M", {"Kind": "late"})[1.0] >= 300
+    assert_balanced(client)
+
+
+def test_more_values_than_one_fold_takes_are_all_in_one_flush(client: CloudWatchMetrics) -> None:
+    """While somebody else holds the lock lists grow far beyond a fold; a flush still means everything recorded so far."""
+    client.put_metric("M", 1)
+    client.flush()
+    client.put_metric("M", 1)
+    with client._intake._lock:  # what a thread that is folding looks like to everybody else
+        for _ in range(30_000):
+            assert client.put_metric("M", 1)
+        for _ in range(5_000):
+            assert client.put_metric("N", 1)
+    result = client.flush()
+    assert (result.delivered, result.pending) == (35_001, 0)
+
+
+def test_a_full_list_drops_and_counts(client: CloudWatchMetrics) -> None:
+    """Nobody folds for a very long time: the bound holds, and what it costs is in the ledger."""
+    client.put_metric("M", 1)
+    client.flush()
+    client.put_metric("M", 1)
+    with client._intake._lock:
+        taken = sum(client.put_metric("M", 1) for _ in range(70_000))
+    assert taken < 70_000
+    assert client.stats().dropped == {DropReason.INTAKE_FULL: 70_000 - taken}
+    client.flush()
+    assert client.stats().pending == 0
+    assert_balanced(client)
