@@ -1,17 +1,23 @@
 """
 What a record must look like to be taken; one function per field, each says what is wrong without repeating a dimension value.
+
+Arguments are any objects, and what their methods do is user code. Types are therefore read with `type`, which nobody can override, not
+with `isinstance`, which asks the object; and whatever an object raises while it is looked at becomes an `InvalidMetricError`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, NoReturn, SupportsFloat, cast
 
 from . import limits
 from .exceptions import InvalidMetricError
 from .units import MetricUnit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
 NAMESPACE_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_/#: ")
@@ -23,18 +29,25 @@ UNITS: dict[object, str] = {spelling: unit.value for unit in MetricUnit for spel
 MILLISECONDS_FROM = 1e11
 """A timestamp above this is the year 5138 in seconds; it is meant in milliseconds."""
 
+SHOWN_LENGTH = 60
+"""Most characters of a value that a message repeats."""
+
+_type_name: Callable[[type], str] = type.__dict__["__name__"].__get__  # `cls.__name__` would ask the metaclass
+
 
 def shown(value: object) -> str:
     """
     A value for an error message: its type if it is not simple, cut if it is long, and never an exception.
     """
-    if type(value) in (int, float, bool, type(None)):
-        text = repr(value)
-    elif type(value) is str:
-        text = ascii(value)
-    else:
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:60]}... ({len(text)} characters)"
+    kind = type(value)
+    if kind is str:
+        text = cast("str", value)
+        return ascii(text) if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]!a}... ({len(text)} characters)"
+    if kind is int and abs(cast("int", value)) >= 10**SHOWN_LENGTH:
+        return f"an int of {cast('int', value).bit_length()} bits"
+    if kind is int or kind is float or kind is bool or value is None:
+        return repr(value)
+    return f"a {_type_name(kind)[:SHOWN_LENGTH]}"
 
 
 def checked_name(name: object) -> str:
@@ -51,28 +64,22 @@ def checked_namespace(namespace: object) -> str:
     text = _checked_text(namespace, "namespace", "namespace")
     wrong = sorted(set(text) - NAMESPACE_CHARACTERS)
     if wrong:
-        message = f"namespace {shown(text)} contains {wrong[0]!r}; allowed are letters, digits, blank and . - _ / # :"
-        raise InvalidMetricError(message, field="namespace")
+        _refuse("namespace", f"{shown(text)} contains {wrong[0]!r}; allowed are letters, digits, blank and . - _ / # :")
     if text.startswith((":", "AWS/")):
-        message = f'namespace {shown(text)} starts with ":" or the reserved "AWS/"; choose another beginning'
-        raise InvalidMetricError(message, field="namespace")
+        _refuse("namespace", f'{shown(text)} starts with ":" or the reserved "AWS/"; choose another beginning')
     return text
 
 
 def _checked_text(value: object, what: str, field: str) -> str:
-    if not isinstance(value, str):
-        message = f"{what} must be a string, not {shown(value)}"
-        raise InvalidMetricError(message, field=field)
-    text = str.__str__(value)
+    if not issubclass(type(value), str):
+        _refuse(field, f"must be a string, not {shown(value)}", what)
+    text = str.__str__(cast("str", value))
     if not text.strip():
-        message = f"{what} is empty or blank; give it 1 to {limits.NAME_LENGTH} characters"
-        raise InvalidMetricError(message, field=field)
+        _refuse(field, f"is empty or blank; give it 1 to {limits.NAME_LENGTH} characters", what)
     if len(text) > limits.NAME_LENGTH:
-        message = f"{what} {shown(text)} is longer than {limits.NAME_LENGTH} characters; shorten it"
-        raise InvalidMetricError(message, field=field)
+        _refuse(field, f"{shown(text)} is longer than {limits.NAME_LENGTH} characters; shorten it", what)
     if not (text.isascii() and text.isprintable()):
-        message = f"{what} {shown(text)} has a character outside printable ASCII; CloudWatch refuses it"
-        raise InvalidMetricError(message, field=field)
+        _refuse(field, f"{shown(text)} has a character outside printable ASCII; replace it", what)
     return text
 
 
@@ -81,42 +88,49 @@ def checked_unit(unit: object) -> str:
     One of the 27 units, as a `MetricUnit` or its spelling.
     """
     try:
-        return UNITS[unit]
-    except (KeyError, TypeError):
-        message = f"unit {shown(unit)} is not one of CloudWatch's; use a member of MetricUnit, such as MetricUnit.COUNT"
-        raise InvalidMetricError(message, field="unit") from None
+        known = UNITS[unit]
+    except Exception:  # noqa: BLE001 - besides KeyError: its hash and its idea of equality are user code
+        known = None
+    if known is None:
+        _refuse(
+            "unit", f"{shown(unit)} is not one of CloudWatch's; use a member of MetricUnit, such as MetricUnit.COUNT"
+        )
+    return known
 
 
 def checked_value(value: object) -> float:
     """
     A finite number in the API's range; numpy numbers, `Decimal`, `Fraction` and bool are taken, text is not.
     """
-    if type(value) is not float and type(value) is not int:
-        value = _as_float(value)
-    if not -limits.MAX_VALUE <= value <= limits.MAX_VALUE:
-        message = f"value {shown(value)} is not a finite number between -2**360 and 2**360"
-        raise InvalidMetricError(message, field="value")
-    return value
+    number = value if type(value) is float or type(value) is int else _as_float(value)
+    if number is None:
+        _refuse("value", f"must be a number, not {shown(value)}; convert it with float() first")
+    if not -limits.MAX_VALUE <= number <= limits.MAX_VALUE:
+        _refuse("value", f"{shown(number)} is not a finite number between -2**360 and 2**360; leave the record out")
+    return number
 
 
-def _as_float(value: object) -> float:
-    if not isinstance(value, (str, bytes, bytearray)) and hasattr(type(value), "__float__"):
-        try:
-            return float(value)  # type: ignore[arg-type]  # __float__ was seen
-        except Exception:  # noqa: BLE001, S110 - somebody's __float__ may raise anything; the refusal below says what is needed
-            pass
-    message = f"value must be a number, not {shown(value)}"
-    raise InvalidMetricError(message, field="value")
+def _as_float(value: object) -> float | None:
+    kind = type(value)
+    try:
+        if issubclass(kind, (str, bytes, bytearray)) or not hasattr(kind, "__float__"):
+            return None
+        return float(cast("SupportsFloat", value))
+    except OverflowError:
+        return math.inf
+    except Exception:  # noqa: BLE001 - somebody's __float__ may raise anything
+        return None
 
 
 def checked_resolution(resolution: object) -> int:
     """
     1 or 60, as a number or a `StorageResolution`.
     """
-    if isinstance(resolution, int) and not isinstance(resolution, bool) and int(resolution) in (1, 60):
-        return int(resolution)
-    message = f"storage_resolution must be 1 or 60 seconds, not {shown(resolution)}"
-    raise InvalidMetricError(message, field="storage_resolution")
+    is_int = issubclass(type(resolution), int) and type(resolution) is not bool
+    seconds = int.__index__(cast("int", resolution)) if is_int else 0
+    if seconds not in (1, 60):
+        _refuse("storage_resolution", f"must be 1 or 60 seconds, not {shown(resolution)}; use a StorageResolution")
+    return seconds
 
 
 def checked_timestamp(timestamp: datetime | float | object, now: float) -> float:
@@ -127,26 +141,50 @@ def checked_timestamp(timestamp: datetime | float | object, now: float) -> float
     """
     seconds = _as_epoch(timestamp)
     if seconds > MILLISECONDS_FROM:
-        message = "timestamp looks like milliseconds; give seconds since the epoch or a datetime"
-        raise InvalidMetricError(message, field="timestamp")
+        _refuse("timestamp", "looks like milliseconds; give seconds since the epoch or a datetime")
     if not now - limits.PAST_SECONDS <= seconds <= now + limits.FUTURE_SECONDS:
         days = (seconds - now) / 86_400
-        message = f"timestamp is {days:+.2f} days from now; CloudWatch takes two weeks back to two hours ahead"
-        raise InvalidMetricError(message, field="timestamp")
+        _refuse("timestamp", f"is {days:+.2f} days from now; CloudWatch takes two weeks back to two hours ahead")
     return seconds
 
 
 def _as_epoch(timestamp: object) -> float:
     from datetime import datetime, timezone
 
-    if isinstance(timestamp, datetime):
-        try:
-            aware = timestamp if timestamp.tzinfo is not None else timestamp.replace(tzinfo=timezone.utc)
-            return aware.timestamp()
-        except Exception:  # noqa: BLE001 - somebody's tzinfo may raise anything
-            message = "timestamp is a datetime whose time zone gives no offset"
-            raise InvalidMetricError(message, field="timestamp") from None
-    if isinstance(timestamp, (int, float)) and not isinstance(timestamp, bool) and math.isfinite(timestamp):
-        return float(timestamp)
-    message = f"timestamp must be a datetime or epoch seconds, not {shown(timestamp)}"
-    raise InvalidMetricError(message, field="timestamp")
+    if not issubclass(type(timestamp), datetime):
+        seconds = None if type(timestamp) is bool else _as_float(timestamp)
+        if seconds is None or math.isnan(seconds):
+            _refuse("timestamp", f"must be a datetime or epoch seconds, not {shown(timestamp)}")
+        return seconds
+    moment = cast("datetime", timestamp)
+    try:
+        return float((moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)).timestamp())
+    except Exception:  # noqa: BLE001 - somebody's tzinfo may raise anything
+        message = "timestamp is a datetime whose time zone gives no offset; give one in UTC"
+        raise InvalidMetricError(message, field="timestamp") from None
+
+
+def checked_dimensions(dimensions: object) -> dict[str, object]:
+    """
+    A dict of its own, at most one dimension longer than allowed; its names and values are for the dimension policy to check.
+
+    The caller's mapping is read once, here: it may be endless, answer differently each time, or change meanwhile.
+    """
+    if dimensions is None:
+        return {}
+    if type(dimensions) is dict and len(dimensions) <= limits.DIMENSIONS:
+        return dimensions.copy()
+    read: dict[str, object] | None = None
+    try:
+        if issubclass(type(dimensions), Mapping):
+            read = dict(islice(cast("Mapping[str, object]", dimensions).items(), limits.DIMENSIONS + 1))
+    except Exception:  # noqa: BLE001, S110 - user code: what it raises may show a value
+        pass
+    if read is None:
+        _refuse("dimensions", f"must be a mapping, not {shown(dimensions)}; give a dict of names and values")
+    return read
+
+
+def _refuse(field: str, message: str, what: str = "") -> NoReturn:
+    message = f"{what or field} {message}"
+    raise InvalidMetricError(message, field=field)

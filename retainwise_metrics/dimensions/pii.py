@@ -3,7 +3,7 @@ Personal data: how it is found in a dimension value, and what is published in it
 
 1. What is published is one of 256 labels. Many people share a label, so a label says nothing about one of them.
 2. The same value and key give the same label, in every process and on every machine.
-3. A search takes time proportional to the length of the text: every pattern has one place to start and one way to go on.
+3. A search takes time proportional to the length of the text: no pattern can match the same piece of text in two ways.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Detector:
         Args:
             name: What it is called, for the documentation.
             pattern: A regular expression, searched for. Texts have up to 1024 characters and come from outside: write
-                it so that a search is linear (no repetition inside a repetition).
+                it so that it cannot match the same piece of text in two ways, or a search may take for ever.
             needs: A substring without which the pattern cannot match; it spares most searches.
             at_least: Length of the shortest match, in characters; it spares most searches too.
             confirm: Has the last word on a match, for what a pattern cannot say, such as a checksum.

@@ -199,7 +199,11 @@ class Distribution:
         """
         Distinct values, ascending, with their counts.
         """
-        counts = self._exact if self._sketch is None else self._sketch.items()
+        counts: dict[float, int] = {}
+        for value, count in (self._exact if self._sketch is None else self._sketch.items()).items():
+            # Integers beyond 2**53 may be different and still the same float, and a value may be sent only once per datum.
+            number = float(value)
+            counts[number] = counts.get(number, 0) + count
         return sorted(counts.items())
 
 

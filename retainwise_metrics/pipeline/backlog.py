@@ -130,7 +130,7 @@ class Backlog:
         items = distribution.items()
         for start in range(0, len(items), limits.VALUES_PER_DATUM):
             values, counts = zip(*items[start : start + limits.VALUES_PER_DATUM], strict=True)
-            lane.cut.append(Datum(series, window, tuple(map(float, values)), counts, sum(counts)))
+            lane.cut.append(Datum(series, window, values, counts, sum(counts)))
             self.datums += 1
 
     def _drop(self, namespace: str) -> int:

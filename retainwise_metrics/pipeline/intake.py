@@ -85,7 +85,18 @@ class Schema:
     is only the hash of the values, so that no raw identifier is kept.
     """
 
-    __slots__ = ("channels", "key_of", "names", "namespace", "private", "resolution", "series", "size", "unit")
+    __slots__ = (
+        "_rememberable",
+        "channels",
+        "key_of",
+        "names",
+        "namespace",
+        "private",
+        "resolution",
+        "series",
+        "size",
+        "unit",
+    )
 
     def __init__(
         self, series: Series, asked: tuple[object, object, object], names: tuple[str, ...], *, private: bool
@@ -99,6 +110,7 @@ class Schema:
         self.channels: dict[object, Channel] = {}
         self.private = False
         self.key_of: Callable[[Any], object] = itemgetter(*names) if names else _nothing
+        self._rememberable = series.resolution != 1 and all(type(name) is str for name in names)
         if private:
             self.make_private()
 
@@ -108,17 +120,28 @@ class Schema:
         """
         if self.private or not self.names:
             return
-        self.private = True
-        values_of = self.key_of
-        # Two attributes change one after the other; a caller that sees only one of them misses, and takes the slow path.
-        self.channels = {}
+        values_of = itemgetter(*self.names)
+        # In this order, without a lock: whoever sees the new table sees the new key too, so no raw value can get into it. Whoever sees
+        # only the new key misses, and takes the slow path.
         self.key_of = lambda dimensions: hash(values_of(dimensions))
+        self.channels = {}
+        self.private = True
 
-    def remember(self, dimensions: Any, channel: Channel) -> None:
+    def known(self, dimensions: dict[str, object]) -> Channel | None:
+        """
+        The channel of a combination that is remembered and still has its place.
+        """
+        try:
+            channel = self.channels[self.key_of(dimensions)]
+        except Exception:  # noqa: BLE001 - besides KeyError: dimension values are any objects, and may not have a hash
+            return None
+        return None if channel.retired else channel
+
+    def remember(self, dimensions: dict[str, object], channel: Channel) -> None:
         """
         Let the fast path find this combination, if its values are all plain strings (1, 1.0 and True would share a place).
         """
-        if self.size and not all(type(dimensions[name]) is str for name in self.names):
+        if not (self._rememberable and all(type(value) is str for value in dimensions.values())):
             return
         if len(self.channels) >= LOOKUP_SIZE:
             self.channels.clear()
@@ -223,7 +246,13 @@ class Intake:
         if note:
             self.notes[reason] = note
         self._refused.extend([reason] * measurements)
-        self._rouse()
+        # Normally the flusher counts them, but after `stop` there is none.
+        if len(self._refused) >= FOLD_AT and self._lock.acquire(blocking=False):
+            try:
+                self._count()
+            finally:
+                self._lock.release()
+        self.rouse()
 
     def channel_of(self, destination: Destination) -> Channel | None:
         """
@@ -256,13 +285,16 @@ class Intake:
             taken = self._append(target, value)
         else:
             taken = self._post(target, window, value)
-        self._rouse()
+        self.rouse()
         return taken
 
     def _may_append(self, series: Series, window: int, timestamp: float | None) -> bool:
         return window == self.open_minute and timestamp is None and series.resolution != 1 and not self.unattended
 
-    def _rouse(self) -> None:
+    def rouse(self) -> None:
+        """
+        See to it that the flusher runs and is awake, unless the client is stopped.
+        """
         if self.asleep:
             self.asleep = False
             self._wake()

@@ -88,3 +88,8 @@ def test_merging_equals_folding_together(left: list[float], right: list[float], 
 def test_equal_integers_and_floats_fold_together() -> None:
     """1 and 1.0 are one value on the wire, and one value here."""
     assert folded([1, 1.0, 2]).items() == [(1, 2), (2, 1)]
+
+
+def test_integers_that_are_one_float_are_one_value() -> None:
+    """Beyond 2**53 neighbouring integers cannot be told apart on the wire, and CloudWatch takes each value once."""
+    assert folded([2**60, 2**60 + 1, -(2**360), 1 - 2**360]).items() == [(-(2.0**360), 2), (2.0**60, 2)]

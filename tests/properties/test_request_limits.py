@@ -37,8 +37,16 @@ class CheckingSink(PutMetricDataSink):
         super().__init__(Connection())
         self.requests = 0
         self.measurements = 0
+        self.problems: list[BaseException] = []
+        """The flusher survives whatever a sink raises, so a failed check is kept for the test to see."""
 
     def send(self, batch: Batch) -> None:
+        try:
+            self.check(batch)
+        except Exception as problem:
+            self.problems.append(problem)
+
+    def check(self, batch: Batch) -> None:
         body = body_of(batch)
         assert len(body) == batch.encoded_bytes <= REQUEST_BYTES < 1_000_000
         wire = json.loads(body)
@@ -84,6 +92,7 @@ def test_no_request_breaks_a_limit_and_its_size_is_known_exactly(
         for number in numbers:
             client.put_metric(name, number, unit, dimensions=dimensions, storage_resolution=resolution)
     client.flush(timeout=1000.0)
+    assert sink.problems == []
     assert client.stats().pending == 0
     assert sink.measurements == client.stats().delivered
     assert client.stats().failed_calls == 0, client.stats()
@@ -99,6 +108,7 @@ def test_the_largest_legal_datums_are_split_by_bytes() -> None:
         dimensions = {f"{number:03}{'k' * 252}": f"{index:04}{'Quotes and words ' * 60}" for number in range(30)}
         assert client.put_metric("N" * 255, 1 / 3, dimensions=dimensions)
     assert client.flush(timeout=1000.0)
+    assert sink.problems == []
     assert sink.measurements == 200
     assert sink.requests >= 200 * 30 * 1275 // REQUEST_BYTES
 
@@ -111,6 +121,7 @@ def test_a_thousand_full_datums_are_split_by_bytes_and_values() -> None:
         for index in range(150):
             client.put_metric("M", (series + 1) / (index + 3), dimensions={"Series": f"s{series}"})
     assert client.flush(timeout=1000.0)
+    assert sink.problems == []
     assert sink.measurements == 300 * 150
 
 
