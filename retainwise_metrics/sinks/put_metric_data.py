@@ -144,13 +144,11 @@ class PutMetricDataSink:
         """
         Put one batch on the wire; see `base.Sink.send`.
         """
+        client = self._connected()
         try:
-            client = self._connected()
             answer = client.put_metric_data(
                 Namespace=batch.namespace, MetricData=[to_wire(datum) for datum in batch.datums]
             )
-        except SinkError:
-            raise
         except Exception as error:
             raise translate(error) from error
         if not answer.get("ResponseMetadata", {}).get("RequestId"):
@@ -160,7 +158,12 @@ class PutMetricDataSink:
     def _connected(self) -> Any:
         with self._making:
             if self._client is None:
-                self._client = self._make_client(self._connection)
+                try:
+                    self._client = self._make_client(self._connection)
+                except Exception as error:
+                    # No region, an unknown profile, a malformed endpoint: somebody has to change a setting.
+                    message = f"the boto3 client could not be made: {type(error).__name__}: {error}"
+                    raise SinkForbidden(message) from error
             return self._client
 
     def datum_bytes(self, datum: Datum) -> int:
@@ -255,12 +258,12 @@ def translate(error: Exception) -> SinkError:
         error, (boto.NoCredentialsError, boto.PartialCredentialsError, boto.NoRegionError, boto.InvalidRegionError)
     ):
         return SinkForbidden(f"{type(error).__name__}: {error}")
-    if isinstance(error, (boto.CredentialRetrievalError, boto.TokenRetrievalError, boto.ProfileNotFound)):
+    if isinstance(error, (boto.CredentialRetrievalError, boto.TokenRetrievalError)):
         return SinkForbidden(f"{type(error).__name__}: credentials could not be loaded")
     if isinstance(error, (boto.BotoCoreError, boto.HTTPClientError, OSError)):
         return SinkUnavailable(f"{type(error).__name__}: {error}")
     if isinstance(error, (TypeError, ValueError, OverflowError)):
-        # Raised while the request was being written: content that slipped through, or a malformed endpoint.
+        # Raised while the request was being written: content that slipped through the checks.
         return SinkRejected(f"{type(error).__name__} while the request was being written")
     return SinkUnavailable(f"unexpected {type(error).__name__}")
 
