@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import sys
 import sysconfig
 from pathlib import Path
@@ -75,17 +76,18 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 def interleaved(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Rounds]:
     """
-    Run every case once per round; each round starts with another case, so that no case always follows the same one.
+    Run every case once per round, in another order each time: what a case leaves behind, in caches or on the clock, meets all others.
 
     Args:
         cases: What to run, by name; each answers with its figure.
         rounds: How many rounds.
     """
-    names = list(cases)
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    order = list(cases)
+    shuffle = random.Random(rounds).shuffle
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
             found[name].append(cases[name]())
     return {name: Rounds(tuple(values)) for name, values in found.items()}
 
@@ -118,7 +120,15 @@ class Report:
         self._found: dict[str, Any] = {"benchmark": name, "quick": options.quick, "machine": machine(), "tables": []}
         self._console.print(f"[bold]{name}[/bold] on {self._found['machine']['description']}")
 
-    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], note: str = "") -> None:
+    def table(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Cell]],
+        *,
+        note: str = "",
+        brief: Sequence[str] = (),
+    ) -> None:
         """
         Print a table and keep it for the JSON.
 
@@ -127,6 +137,7 @@ class Report:
             columns: Their headings; the first column names the row.
             rows: A cell is text, a number, or `Rounds`, which shows as its median and quartiles.
             note: What to know to read it.
+            brief: Columns that show their median only, for want of room; the JSON has the rounds of all.
         """
         from rich.table import Table
 
@@ -135,7 +146,7 @@ class Report:
         for number, column in enumerate(columns):
             shown.add_column(column, justify="right" if number else "left", overflow="fold")
         for row in kept:
-            shown.add_row(*map(_shown, row))
+            shown.add_row(*(_shown(cell, brief=column in brief) for column, cell in zip(columns, row, strict=True)))
         self._console.print()
         self._console.print(shown)
         named = [dict(zip(columns, map(_stored, row), strict=True)) for row in kept]
@@ -170,11 +181,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _shown(cell: Cell) -> str:
+def _shown(cell: Cell, *, brief: bool) -> str:
     if cell is None:
         return ""
     if isinstance(cell, str):
         return cell
+    if isinstance(cell, Rounds) and brief:
+        return _number(cell.median)
     if isinstance(cell, Rounds):
         return f"{_number(cell.median)} ({_number(cell.low)}-{_number(cell.high)})"
     return _number(cell)

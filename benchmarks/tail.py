@@ -9,6 +9,7 @@ What callers and other threads notice of the delivery: the tail of put_metric's 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -45,15 +46,15 @@ COMBINATIONS = tuple({"Endpoint": f"/v{n}/upload", "Method": "POST", "Status": "
 
 class Tail(NamedTuple):
     """
-    What one round of a scenario has shown.
+    What one round of a scenario has shown, in microseconds.
 
     Attributes:
-        calls: Nanoseconds of each call, ascending.
-        lags: Nanoseconds by which another thread woke up late, ascending; empty when the caller was busy.
+        calls: The percentiles of the calls' durations and, last, the longest.
+        lags: The same of how late another thread woke up; empty beside a busy caller.
     """
 
-    calls: list[int]
-    lags: list[int]
+    calls: tuple[float, ...]
+    lags: tuple[float, ...]
 
 
 def main() -> None:
@@ -64,14 +65,16 @@ def main() -> None:
         tails = _measure(endpoint, rounds, seconds)
         stops = interleaved({name: partial(_stop_seconds, endpoint, name) for name in (ANSWERING, HANGING)}, rounds * 2)
     for caller in (WAITING, BUSY):
-        title = f"Latency of put_metric with 3 dimensions, microseconds, {caller} caller, all rounds together"
+        rows = [_call_row(name, tails[name, caller], tails[IDLE, caller]) for name in SCENARIOS]
         report.table(
-            title, _CALL_COLUMNS, [_call_row(name, tails[name, caller], tails[IDLE, caller]) for name in SCENARIOS]
+            f"Latency of put_metric with 3 dimensions, microseconds, {caller} caller",
+            _CALL_COLUMNS,
+            rows,
+            brief=_PERCENTS,
         )
+    lags = [(name, *_by_round([tail.lags for tail in tails[name, WAITING]])) for name in SCENARIOS]
     report.table(
-        "Wake-up lag of another thread, microseconds, beside the waiting caller",
-        _LAG_COLUMNS,
-        [_lag_row(name, tails[name, WAITING]) for name in SCENARIOS],
+        "Wake-up lag of another thread, microseconds, beside the waiting caller", _LAG_COLUMNS, lags, brief=_PERCENTS
     )
     title = f"stop({STOP_SECONDS}) with 200 series to deliver, seconds"
     report.table(
@@ -82,26 +85,21 @@ def main() -> None:
 
 # ---- tables ----
 
-_HEADINGS = tuple(f"p{percent:g}" for percent in PERCENTS)
-_CALL_COLUMNS = ("meanwhile", "calls", *_HEADINGS, "max", f"p{COMPARED:g} over idle's", "target")
-_LAG_COLUMNS = ("meanwhile", "wake-ups", *_HEADINGS[:3], "max")
+_PERCENTS = tuple(f"p{percent:g}" for percent in PERCENTS)
+_LAG_COLUMNS = ("meanwhile", *_PERCENTS, "max")
+_CALL_COLUMNS = (*_LAG_COLUMNS, f"p{COMPARED:g} over idle's", "target")
 
 
 def _call_row(name: str, tails: list[Tail], idle: list[Tail]) -> tuple[object, ...]:
-    pooled = sorted(call for tail in tails for call in tail.calls)
-    shown = [percentile(pooled, percent) / 1e3 for percent in PERCENTS]
-    ratio = None if name == IDLE else _compared(tails).over(_compared(idle))
-    return (name, f"{len(pooled):,}", *shown, pooled[-1] / 1e3, ratio, TARGETS.get(name, ""))
+    compared = PERCENTS.index(COMPARED)
+    mine, base = _by_round([tail.calls for tail in tails]), _by_round([tail.calls for tail in idle])
+    ratio = None if name == IDLE else mine[compared].over(base[compared])
+    return (name, *mine, ratio, TARGETS.get(name, ""))
 
 
-def _compared(tails: list[Tail]) -> Rounds:
-    return Rounds(tuple(percentile(tail.calls, COMPARED) for tail in tails))
-
-
-def _lag_row(name: str, tails: list[Tail]) -> tuple[object, ...]:
-    pooled = sorted(lag for tail in tails for lag in tail.lags)
-    shown = [percentile(pooled, percent) / 1e3 for percent in PERCENTS[:3]]
-    return (name, f"{len(pooled):,}", *shown, pooled[-1] / 1e3)
+def _by_round(figures: list[tuple[float, ...]]) -> list[Rounds]:
+    """For each percentile its values in the rounds."""
+    return [Rounds(values) for values in zip(*figures, strict=True)]
 
 
 def _stop_target(name: str) -> str:
@@ -115,9 +113,9 @@ def _measure(endpoint: Endpoint, rounds: int, seconds: float) -> dict[tuple[str,
     found: dict[tuple[str, str], list[Tail]] = defaultdict(list)
 
     def run(scenario: str, caller: str) -> float:
-        tail = _run(endpoint, scenario, caller, seconds)
+        tail = _run(endpoint, scenario, caller, seconds if caller == WAITING else seconds / 2)
         found[scenario, caller].append(tail)
-        return percentile(tail.calls, COMPARED)
+        return tail.calls[-1]
 
     names = [(scenario, caller) for caller in (WAITING, BUSY) for scenario in SCENARIOS]
     interleaved({f"{scenario}, {caller}": partial(run, scenario, caller) for scenario, caller in names}, rounds)
@@ -127,6 +125,7 @@ def _measure(endpoint: Endpoint, rounds: int, seconds: float) -> dict[tuple[str,
 def _run(endpoint: Endpoint, scenario: str, caller: str, seconds: float) -> Tail:
     client = _client(endpoint.fresh())
     watch = Watch(client, busy=caller == BUSY)
+    gc.collect()  # what the scenario before has left behind is not this one's
     if scenario == IDLE:
         watch.record_for(seconds)
     elif scenario == HANGING:
@@ -135,8 +134,17 @@ def _run(endpoint: Endpoint, scenario: str, caller: str, seconds: float) -> Tail
         while watch.seconds < seconds:
             _fill(client, FLUSHED[scenario])
             watch.record_while(_in_background(partial(client.flush, 60.0)), at_most=seconds)
-    client.stop(30.0)
+    _finish(endpoint, client)
     return watch.tail()
+
+
+def _finish(endpoint: Endpoint, client: CloudWatchMetrics) -> None:
+    """Deliver the rest; figures of a client that lost something would mean nothing."""
+    client.stop(60.0)
+    stats, arrived = client.stats(), endpoint.measurements()
+    if stats.recorded != arrived:
+        message = f"{stats.recorded} measurements were recorded and {arrived:g} arrived: {stats}"
+        raise RuntimeError(message)
 
 
 def _record_while_hanging(endpoint: Endpoint, client: CloudWatchMetrics, watch: Watch, seconds: float) -> None:
@@ -213,6 +221,7 @@ class Watch:
         self._client = client
         self._busy = busy
         self._combinations: Iterator[dict[str, str]] = cycle(COMBINATIONS)
+        # Not lists: the garbage collector would look through millions of figures, and its pauses would be ours.
         self._calls = array("q")
         self._lags = array("q")
 
@@ -232,9 +241,9 @@ class Watch:
 
     def tail(self) -> Tail:
         """
-        Everything seen, in order of size.
+        What was seen, in short.
         """
-        return Tail(sorted(self._calls), sorted(self._lags))
+        return Tail(_percentiles(self._calls), _percentiles(self._lags))
 
     def _record(self, goes_on: Callable[[], bool]) -> None:
         started, over = time.perf_counter(), threading.Event()
@@ -262,6 +271,14 @@ class Watch:
             before = clock()
             time.sleep(PAUSE_SECONDS)
             self._lags.append(clock() - before - pause)
+
+
+def _percentiles(nanoseconds: array[int]) -> tuple[float, ...]:
+    """The percentiles and the maximum in microseconds; nothing of nothing."""
+    if not nanoseconds:
+        return ()
+    ordered = sorted(nanoseconds)
+    return (*(percentile(ordered, percent) / 1e3 for percent in PERCENTS), ordered[-1] / 1e3)
 
 
 def _expect_losses() -> None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 NAMESPACE_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_/#: ")
 """Characters of a namespace (CloudWatch user guide, "Namespaces")."""
 
-UNITS: dict[object, str] = {spelling: unit.value for unit in MetricUnit for spelling in (unit, unit.value)}
-"""Each unit by member and by spelling: they are equal, but their hashes differ."""
+UNITS: dict[object, str] = {unit.value: unit.value for unit in MetricUnit}
+"""Each unit's spelling; a member is found by it too, because it is equal and has the same hash."""
 
 MILLISECONDS_FROM = 1e11
 """A timestamp above this is the year 5138 in seconds; it is meant in milliseconds."""
@@ -47,7 +47,11 @@ def shown(value: object) -> str:
         return f"an int of {cast('int', value).bit_length()} bits"
     if kind is int or kind is float or kind is bool or value is None:
         return repr(value)
-    return f"a {_type_name(kind)[:SHOWN_LENGTH]}"
+    return _kind(value)
+
+
+def _kind(value: object) -> str:
+    return f"a {_type_name(type(value))[:SHOWN_LENGTH]}"
 
 
 def checked_name(name: object) -> str:
@@ -140,8 +144,6 @@ def checked_timestamp(timestamp: datetime | float | object, now: float) -> float
     CloudWatch takes two weeks back to two hours ahead.
     """
     seconds = _as_epoch(timestamp)
-    if seconds > MILLISECONDS_FROM:
-        _refuse("timestamp", "looks like milliseconds; give seconds since the epoch or a datetime")
     if not now - limits.PAST_SECONDS <= seconds <= now + limits.FUTURE_SECONDS:
         days = (seconds - now) / 86_400
         _refuse("timestamp", f"is {days:+.2f} days from now; CloudWatch takes two weeks back to two hours ahead")
@@ -155,6 +157,8 @@ def _as_epoch(timestamp: object) -> float:
         seconds = None if type(timestamp) is bool else _as_float(timestamp)
         if seconds is None or math.isnan(seconds):
             _refuse("timestamp", f"must be a datetime or epoch seconds, not {shown(timestamp)}")
+        if seconds > MILLISECONDS_FROM:
+            _refuse("timestamp", "looks like milliseconds; give seconds since the epoch or a datetime")
         return seconds
     moment = cast("datetime", timestamp)
     try:
@@ -166,23 +170,39 @@ def _as_epoch(timestamp: object) -> float:
 
 def checked_dimensions(dimensions: object) -> dict[str, object]:
     """
-    A dict of its own, at most one dimension longer than allowed; its names and values are for the dimension policy to check.
+    A dict of its own with plain names, at most one dimension longer than allowed; the rest is for the dimension policy to check.
 
     The caller's mapping is read once, here: it may be endless, answer differently each time, or change meanwhile.
     """
     if dimensions is None:
         return {}
+    read = _read(dimensions)
+    if read is None:
+        _refuse("dimensions", f"must be a mapping, not {_kind(dimensions)}; give a dict of names and values")
+    return read if all(type(name) is str for name in read) else _with_plain_names(read)
+
+
+def _read(dimensions: object) -> dict[str, object] | None:
     if type(dimensions) is dict and len(dimensions) <= limits.DIMENSIONS:
         return dimensions.copy()
-    read: dict[str, object] | None = None
     try:
         if issubclass(type(dimensions), Mapping):
-            read = dict(islice(cast("Mapping[str, object]", dimensions).items(), limits.DIMENSIONS + 1))
+            return dict(islice(cast("Mapping[str, object]", dimensions).items(), limits.DIMENSIONS + 1))
     except Exception:  # noqa: BLE001, S110 - user code: what it raises may show a value
         pass
-    if read is None:
-        _refuse("dimensions", f"must be a mapping, not {shown(dimensions)}; give a dict of names and values")
-    return read
+    return None
+
+
+def _with_plain_names(dimensions: dict[str, object]) -> dict[str, object]:
+    plain: dict[str, object] = {}
+    for name, value in dimensions.items():
+        if not issubclass(type(name), str):
+            _refuse("dimensions", "have a name that is not a str; give one, such as 'Endpoint'")
+        text = str.__str__(name)
+        if text in plain:
+            _refuse("dimensions", "have one name twice, in two types of text; give it once")
+        plain[text] = value
+    return plain
 
 
 def _refuse(field: str, message: str, what: str = "") -> NoReturn:

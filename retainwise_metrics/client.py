@@ -8,7 +8,7 @@ and remembers, so that the next call is ordinary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import checks, limits
 from .catalogue import CATALOGUE
@@ -16,7 +16,7 @@ from .config import MetricsConfig
 from .datum import Datum, Series
 from .dimensions.policy import DimensionPolicy
 from .exceptions import InvalidMetricError
-from .instruments import Counter, Gauge, Histogram, Timer
+from .instruments import Counter, Gauge, Histogram, Level, Timer
 from .pipeline.circuit_breaker import BreakerPolicy
 from .pipeline.intake import FOLD_AT, LOOKUP_SIZE, Destination, Schema
 from .pipeline.pipeline import Pipeline, PipelineSettings
@@ -34,13 +34,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .namespaces import MetricNamespace
-    from .pipeline.intake import Channel
     from .runtime import Runtime
     from .sinks.base import Sink
     from .stats import ClientStats, FlushResult
     from .units import StorageResolution
-
-    C = TypeVar("C")
 
 REASONS = {
     "name": DropReason.INVALID_NAME,
@@ -54,6 +51,24 @@ REASONS = {
 
 _LOWEST, _HIGHEST = -limits.MAX_VALUE, limits.MAX_VALUE
 _COUNT, _SECONDS, _NO_UNIT = MetricUnit.COUNT, MetricUnit.SECONDS, MetricUnit.NONE
+
+
+class Collector(NamedTuple):
+    """
+    Something that is read once a minute instead of being recorded when it happens.
+
+    Attributes:
+        destination: Where the reading goes.
+        read: Returns the reading.
+    """
+
+    destination: Destination
+    read: Callable[[], float]
+
+
+def _zero() -> float:
+    """What a counter reads that is published while nothing happens."""
+    return 0
 
 
 class CloudWatchMetrics:
@@ -80,8 +95,9 @@ class CloudWatchMetrics:
         self._runtime = runtime or SystemRuntime()
         self._policy = self.config.dimension_policy or DimensionPolicy(pii_key=self.config.pii_key)
         catalogue = CATALOGUE if self.config.catalogue is None else self.config.catalogue
-        self._dimension_sets = {(str(spec.namespace), spec.name): spec for spec in catalogue}
-        self._collectors: dict[object, Callable[[], object]] = {}
+        self._specs = {(str(spec.namespace), spec.name): spec for spec in catalogue}
+        self._collectors: dict[tuple[Series, ...], Collector] = {}
+        self._levels: dict[tuple[Series, ...], Level] = {}
         self._schemas: dict[object, Schema] = {}
         self._uses: dict[object, Schema] = {}
         self._pipeline = Pipeline(
@@ -134,7 +150,7 @@ class CloudWatchMetrics:
                 and storage_resolution is schema.resolution
                 and (type(value) is float or type(value) is int)
                 and _LOWEST <= value <= _HIGHEST
-                and (len(dimensions) if dimensions else 0) == schema.size
+                and (len(dimensions) if type(dimensions) is dict else 0 if dimensions is None else -1) == schema.size
             ):
                 pending = schema.channels[schema.key_of(dimensions)].pending
                 if 0 < len(pending) < FOLD_AT:
@@ -217,15 +233,14 @@ class CloudWatchMetrics:
             return False
         try:
             number = checks.checked_value(value)
-            schema = self._schema(name, unit, namespace, storage_resolution, dimensions)
-            destination = self._destination(schema, dimensions)
             wall = self._runtime.wall()
             seconds = wall if timestamp is None else checks.checked_timestamp(timestamp, wall)
+            given = checks.checked_dimensions(dimensions)
+            destination = self._destination(self._schema(name, unit, namespace, storage_resolution, given), given)
         except Exception as error:  # noqa: BLE001 - as in _record
-            return self._refuse(error)
-        series = destination.series
+            return self._refuse(error, name)
         return self._pipeline.send_now(
-            tuple(Datum(each, each.window_of(seconds), (float(number),), (1,), 1) for each in series)
+            tuple(Datum(each, each.window_of(seconds), (float(number),), (1,), 1) for each in destination.series)
         )
 
     # ---- instruments ----
@@ -248,11 +263,8 @@ class CloudWatchMetrics:
             emits_zero: Also record 0 once a minute, so that an alarm always has data; None: as the catalogue says.
         """
         counter = Counter(self, name, _COUNT, namespace, dimensions)
-        if emits_zero is None:
-            spec = self._dimension_sets.get((self._namespace_text(namespace), name))
-            emits_zero = spec is not None and spec.emits_zero
-        if emits_zero:
-            self._collect_from(counter, lambda: counter.inc(0))
+        if self._emits_zero(name, namespace) if emits_zero is None else emits_zero is True:
+            self._collect_from(counter, _zero)
         return counter
 
     def gauge(
@@ -276,7 +288,7 @@ class CloudWatchMetrics:
         """
         gauge = Gauge(self, name, unit, namespace, dimensions)
         if callback is not None:
-            self._collect_from(gauge, lambda: gauge.set(callback()))
+            self._collect_from(gauge, callback)
         return gauge
 
     def histogram(
@@ -405,6 +417,8 @@ class CloudWatchMetrics:
         """
         Start empty in a child process. Called by itself where `os.register_at_fork` exists.
         """
+        for level in self._levels.values():
+            level.after_fork()
         self._pipeline.after_fork()
 
     def __repr__(self) -> str:
@@ -432,64 +446,66 @@ class CloudWatchMetrics:
         try:
             number = checks.checked_value(value)
             seconds = None if timestamp is None else checks.checked_timestamp(timestamp, self._runtime.wall())
-            schema = self._schema(name, unit, namespace, resolution, dimensions)
-            channel = self._known_channel(schema, dimensions)
-            if channel is not None:
-                return self._intake.record(channel, number, seconds)
-            destination = self._destination(schema, dimensions)
-            target = self._intake.channel_of(destination) or destination
-            taken = self._intake.record(target, number, seconds)
-            self._remember(schema, dimensions, destination)
+            given = checks.checked_dimensions(dimensions)
+            schema = self._schema(name, unit, namespace, resolution, given)
+            target = schema.known(given) or self._find(schema, given)
+            # Last, and nothing after it: what is refused below must not have been taken here.
+            return self._intake.record(target, number, seconds)
         except Exception as error:  # noqa: BLE001 - dimensions, names and values are any objects: whatever they raise is refused
-            return self._refuse(error)
-        return taken
+            return self._refuse(error, name)
+
+    def _find(self, schema: Schema, given: dict[str, object]) -> Destination:
+        """
+        Where these dimension values go. A combination that comes for the second time is remembered for the fast path.
+        """
+        destination = self._destination(schema, given)
+        self._learn(schema)
+        if destination.private:
+            schema.make_private()
+        channel = self._intake.channel_of(destination)
+        if channel is not None:
+            schema.remember(given, channel)
+        return destination
 
     def _schema(
-        self,
-        name: object,
-        unit: object,
-        namespace: object,
-        resolution: object,
-        dimensions: Mapping[str, object] | None,
+        self, name: object, unit: object, namespace: object, resolution: object, given: dict[str, object]
     ) -> Schema:
-        names = tuple(dimensions) if dimensions else ()
-        use = (name, unit, namespace, resolution, names)
+        """
+        How a metric is used, remembered or new; of the dimensions only the names matter.
+        """
+        checks.checked_resolution(resolution)  # before the look-up, for which True and 1.0 are 1
+        names = tuple(given)
         try:
-            schema = self._uses.get(use)
-        except TypeError:  # something in it is not hashable; the checks say what
-            schema = None
-        if schema is None:
-            schema = self._new_schema(use)
-        self._schemas[name] = schema
+            schema = self._uses[name, unit, namespace, resolution, names]
+        except Exception:  # noqa: BLE001 - besides KeyError: some object has no hash; the checks say what is wrong with it
+            schema = self._new_schema(name, unit, namespace, resolution, names)
+        else:
+            self._schemas[schema.series.name] = schema
+        schema.unit, schema.namespace, schema.resolution = unit, namespace, resolution
         return schema
 
-    def _new_schema(self, use: tuple[object, object, object, object, tuple[str, ...]]) -> Schema:
-        name, unit, namespace, resolution, names = use
-        series = Series(
-            self._namespace_text(namespace),
-            checks.checked_name(name),
-            (),
-            checks.checked_unit(unit),
-            checks.checked_resolution(resolution),
-        )
-        private = any(isinstance(each, str) and self._policy.is_private(each) for each in names)
-        schema = Schema(series, use[1:4], names, private=private)
+    def _new_schema(
+        self, name: object, unit: object, namespace: object, resolution: object, names: tuple[str, ...]
+    ) -> Schema:
+        plain_name, plain_unit = checks.checked_name(name), checks.checked_unit(unit)
+        plain_namespace, seconds = self._namespace_text(namespace), checks.checked_resolution(resolution)
+        spec = self._specs.get((plain_namespace, plain_name))
+        # A unit that is not given is the declared one: an alarm sees only values of the unit it reads.
+        declared = spec.unit.value if spec is not None and plain_unit == _NO_UNIT.value else plain_unit
+        series = Series(plain_namespace, plain_name, (), declared, seconds)
+        use = (plain_name, plain_unit, None if namespace is None else plain_namespace, seconds, names)
+        return Schema(series, use, names, private=any(map(self._policy.is_private, names)))
+
+    def _learn(self, schema: Schema) -> None:
         # Names may come from anywhere: a flood of them must not grow these tables for ever.
         if len(self._uses) >= LOOKUP_SIZE:
             self._uses.clear()
             self._schemas.clear()
-        self._uses[use] = schema
-        return schema
+        self._uses[schema.use] = schema
+        self._schemas[schema.series.name] = schema
 
     def _namespace_text(self, namespace: object) -> str:
         return self.config.default_namespace if namespace is None else checks.checked_namespace(namespace)
-
-    def _known_channel(self, schema: Schema, dimensions: Mapping[str, object] | None) -> Channel | None:
-        try:
-            channel = schema.channels[schema.key_of(dimensions)]
-        except (KeyError, TypeError):
-            return None
-        return None if channel.retired else channel
 
     def _destination(self, schema: Schema, dimensions: Mapping[str, object] | None) -> Destination:
         """
@@ -500,7 +516,7 @@ class CloudWatchMetrics:
             given = {**self.config.default_dimensions, **given}
         pairs, private = self._policy.resolve_all(given)
         series = schema.series
-        spec = self._dimension_sets.get((series.namespace, series.name))
+        spec = self._specs.get((series.namespace, series.name))
         if spec is None:
             return Destination((series.with_dimensions(pairs),), private)
         values = dict(pairs)
@@ -511,25 +527,19 @@ class CloudWatchMetrics:
             tuple(series.with_dimensions(tuple((name, values[name]) for name in names)) for names in sets), private
         )
 
-    def _remember(self, schema: Schema, dimensions: Mapping[str, object] | None, destination: Destination) -> None:
-        if destination.private:
-            schema.make_private()
-        channel = self._intake.channel_of(destination)
-        if channel is not None and schema.series.resolution != 1:
-            schema.remember(dimensions, channel)
-
-    def _refuse(self, error: Exception) -> bool:
-        if isinstance(error, InvalidMetricError):
-            self._intake.refuse(REASONS.get(error.field, DropReason.INTERNAL_ERROR), note=str(error))
-            if self.config.strict:
-                raise error
-            return False
-        # Somebody's object raised while it was looked at. Its message may hold anything, so only the type is repeated.
-        note = f"a {type(error).__name__} was raised while the record was being checked"
-        self._intake.refuse(DropReason.INTERNAL_ERROR, note=note)
+    def _refuse(self, error: Exception, name: object) -> bool:
+        invalid = self._count_refusal(error, name)
         if self.config.strict:
-            raise InvalidMetricError(note) from error
+            raise invalid
         return False
+
+    def _count_refusal(self, error: Exception, name: object) -> InvalidMetricError:
+        if not isinstance(error, InvalidMetricError):
+            # Somebody's object raised while it was looked at. Its message may hold anything, so only the type is repeated.
+            error = InvalidMetricError(f"{checks.shown(error)} was raised while the record was being checked")
+        note = f"{error} (metric {checks.shown(name)})"
+        self._intake.refuse(REASONS.get(error.field, DropReason.INTERNAL_ERROR), note=note)
+        return error
 
     # ---- what the rest of the machine asks for ----
 
@@ -538,24 +548,50 @@ class CloudWatchMetrics:
             return True
         if not self._told_disabled:
             self._told_disabled = True
-            logger().warning(
-                "CloudWatch metrics are disabled (ENVIRONMENT=%s): nothing is recorded. Set ENVIRONMENT to the name of the deployment,"
-                " or FORCE_CLOUDWATCH=true, to record.",
-                self.config.environment,
-            )
+            logger().warning("CloudWatch metrics are disabled, nothing is recorded: %s", self.config.why_disabled())
         return False
 
-    def _collect_from(self, instrument: Counter | Gauge, read: Callable[[], object]) -> None:
-        # Keyed by what it measures: making the same counter twice does not record its zero twice.
-        self._collectors[instrument.key] = read
-        self.start()
+    def _emits_zero(self, name: object, namespace: object) -> bool:
+        try:
+            spec = self._specs.get((self._namespace_text(namespace), name))  # type: ignore[arg-type]  # any object
+        except Exception:  # noqa: BLE001 - what is wrong with them is said when something is recorded
+            return False
+        return spec is not None and spec.emits_zero
+
+    def _collect_from(self, instrument: Counter | Gauge, read: Callable[[], float]) -> bool:
+        """
+        Record what `read` returns once a minute. For one destination the last `read` counts: it cannot have two levels.
+        """
+        if not self._enabled():
+            return False
+        try:
+            destination = instrument._resolved()  # noqa: SLF001 - instruments are the client's other half
+        except Exception as error:  # noqa: BLE001 - as in _record
+            return self._refuse(error, instrument.name)
+        if len(self._collectors) >= self.config.max_series and destination.series not in self._collectors:
+            note = f"more than max_series={self.config.max_series} gauges and counters are read once a minute"
+            self._intake.refuse(DropReason.TOO_MANY_SERIES, note=note)
+            return False
+        self._collectors[destination.series] = Collector(destination, read)
+        self._intake.rouse()
+        return True
 
     def _collect(self) -> None:
-        for read in list(self._collectors.values()):
+        for destination, read in list(self._collectors.values()):
             try:
-                read()
+                self._intake.record(destination, checks.checked_value(read()), None)
+            except InvalidMetricError as error:
+                self._count_refusal(error, destination.series[0].name)
             except Exception:  # noqa: BLE001 - callbacks are the application's; one that fails must not keep the others from being read
                 self._pipeline.reporter.failure("callback", "a gauge's callback raised; its reading is missing")
+
+    def _shared_level(self, destination: Destination, level: Level) -> Level:
+        """
+        The level of a gauge, whichever handle moves it; `level` if it has none yet.
+        """
+        if len(self._levels) >= self.config.max_series:
+            return self._levels.get(destination.series, level)
+        return self._levels.setdefault(destination.series, level)
 
     def _started(self) -> None:
         from .lifecycle import LIFECYCLE

@@ -8,9 +8,11 @@ Every setting is declared once in `SETTINGS`: its type, default, range and meani
 from __future__ import annotations
 
 import os
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .exceptions import ConfigurationError
+from .checks import checked_dimensions, checked_namespace, shown
+from .exceptions import ConfigurationError, InvalidMetricError
 from .namespaces import MetricNamespace
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ PREFIX = "RETAINWISE_METRICS_"
 QUIET_ENVIRONMENTS = ("test", "development")
 SINKS = ("cloudwatch", "memory")
 TRUE = ("1", "true", "yes", "on")
-FALSE = ("0", "false", "no", "off", "")
+FALSE = ("0", "false", "no", "off")
+SECRETS = ("pii_key",)
+"""Settings whose value is never shown."""
 
 
 class Setting(NamedTuple):
@@ -52,7 +56,8 @@ def _between(low: float, high: float) -> Callable[[Any], bool]:
 
 
 def _number(default: float, low: float, high: float, meaning: str, kind: type = float) -> Setting:
-    return Setting(default, kind, f"a number from {low:g} to {high:g}", _between(low, high), meaning)
+    what = "a whole number" if kind is int else "a number"
+    return Setting(default, kind, f"{what} from {low} to {high}", _between(low, high), meaning)
 
 
 def _choice(default: str, choices: tuple[str, ...], meaning: str) -> Setting:
@@ -61,6 +66,19 @@ def _choice(default: str, choices: tuple[str, ...], meaning: str) -> Setting:
 
 def _text(meaning: str, *variables: str, default: str | None = None) -> Setting:
     return Setting(default, str, "a non-empty string", bool, meaning, variables)
+
+
+def _namespace(default: str, meaning: str) -> Setting:
+    allowed = 'a namespace: 1 to 255 letters, digits, blanks and . - _ / # :, not starting with ":" or "AWS/"'
+    return Setting(default, str, allowed, _is_namespace, meaning)
+
+
+def _is_namespace(text: str) -> bool:
+    try:
+        checked_namespace(text)
+    except InvalidMetricError:
+        return False
+    return True
 
 
 def _switch(meaning: str, *variables: str, default: bool) -> Setting:
@@ -79,7 +97,7 @@ SETTINGS: dict[str, Setting] = {
     "endpoint_url": _text(
         "CloudWatch endpoint; without it boto3 decides.", "AWS_ENDPOINT_URL_CLOUDWATCH", "AWS_ENDPOINT_URL"
     ),
-    "default_namespace": _text("Namespace of records that name none.", default=MetricNamespace.ML_PIPELINE.value),
+    "default_namespace": _namespace(MetricNamespace.ML_PIPELINE.value, "Namespace of records that name none."),
     "batch_size": _number(20, 1, 1000, "Datums per PutMetricData call.", int),
     "flush_interval_seconds": _number(60.0, 0.1, 3600, "Seconds between two flushes."),
     "failure_threshold": _number(5, 1, 1000, "Failed calls in a row that open the breaker.", int),
@@ -159,9 +177,9 @@ class MetricsConfig:
         for name, setting in SETTINGS.items():
             value = settings.get(name)
             object.__setattr__(self, name, setting.default if value is None else _checked(name, setting, value, name))
-        object.__setattr__(self, "default_dimensions", dict(default_dimensions or {}))
+        object.__setattr__(self, "default_dimensions", _frozen(default_dimensions))
         object.__setattr__(self, "dimension_policy", dimension_policy)
-        object.__setattr__(self, "catalogue", catalogue)
+        object.__setattr__(self, "catalogue", None if catalogue is None else tuple(catalogue))
         if self.max_open_seconds < self.open_seconds:
             object.__setattr__(self, "max_open_seconds", self.open_seconds)
 
@@ -171,11 +189,12 @@ class MetricsConfig:
         Read the environment; arguments win over it.
 
         `ENVIRONMENT` being `test` or `development` (the default) disables the client unless `FORCE_CLOUDWATCH` is true, an argument
-        says `enabled`, or nothing would leave the process anyway (`sink="memory"`). `CLOUDWATCH_METRICS_ENABLED=false` always disables.
+        says `enabled`, or nothing would leave the process anyway (`sink="memory"`). `CLOUDWATCH_METRICS_ENABLED=false` disables it
+        in every environment, and only an argument wins over that.
 
         Args:
-            environ: Variables to read; None: those of the process.
-            overrides: Arguments of `MetricsConfig`.
+            environ: Variables to read; None: those of the process. An empty or blank one counts as not set.
+            overrides: Arguments of `MetricsConfig`; None leaves a setting to the environment.
 
         Raises:
             ConfigurationError: A variable has the wrong type or is out of range; the message names it.
@@ -186,41 +205,53 @@ class MetricsConfig:
             found = _find(variables, name, setting)
             if found is not None:
                 settings[name] = _checked(name, setting, _parse(name, setting, *found), found[0])
-        asked = overrides.get("enabled")
-        config = cls(**{**settings, **overrides})
-        quiet = config.environment.lower() in QUIET_ENVIRONMENTS and not config.force and config.sink != "memory"
-        if quiet and asked is None:
+        given = {name: value for name, value in overrides.items() if value is not None}
+        config = cls(**{**settings, **given})
+        if config.is_quiet() and config.sink != "memory" and "enabled" not in given:
             object.__setattr__(config, "enabled", False)
         return config
+
+    def is_quiet(self) -> bool:
+        """
+        Whether the environment is one in which nothing is recorded unless somebody insists.
+        """
+        return self.environment.lower() in QUIET_ENVIRONMENTS and not self.force
+
+    def why_disabled(self) -> str:
+        """
+        What to change so that a client that is not `enabled` records.
+        """
+        if self.is_quiet():
+            return f"ENVIRONMENT is {self.environment!r}; set it to the name of the deployment, or set FORCE_CLOUDWATCH=true"
+        return "CLOUDWATCH_METRICS_ENABLED (or enabled=) is false; set it to true, or leave it out"
 
     def __setattr__(self, name: str, value: object) -> None:
         message = f"MetricsConfig is immutable: make a new one with {name}=..."
         raise AttributeError(message)
 
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
     def __repr__(self) -> str:
         """All settings that differ from their default; the key is never shown."""
         changed = (name for name, setting in SETTINGS.items() if getattr(self, name) != setting.default)
-        shown = (f"{name}={'***' if name == 'pii_key' else repr(getattr(self, name))}" for name in changed)
+        shown = (f"{name}={_shown(name, getattr(self, name))}" for name in changed)
         return f"MetricsConfig({', '.join(shown)})"
 
 
 def _find(variables: Mapping[str, str], name: str, setting: Setting) -> tuple[str, str] | None:
     for variable in (PREFIX + name.upper(), *setting.variables):
-        text = variables.get(variable)
+        text = variables.get(variable, "").strip()
         if text:
             return variable, text
     return None
 
 
 def _parse(name: str, setting: Setting, variable: str, text: str) -> object:
-    text = text.strip()
     try:
-        if setting.kind is bool:
-            return _parse_switch(text)
-        return setting.kind(text)
+        return _parse_switch(text) if setting.kind is bool else setting.kind(text)
     except ValueError:
-        shown = "***" if name == "pii_key" else repr(text)
-        message = f"{variable} is {shown}, but must be {setting.allowed}"
+        message = f"{variable} is {_shown(name, text)}, but must be {setting.allowed}"
         raise ConfigurationError(message, setting=name) from None
 
 
@@ -233,12 +264,23 @@ def _parse_switch(text: str) -> bool:
 
 
 def _checked(name: str, setting: Setting, value: object, source: str) -> object:
-    if setting.kind is float and type(value) is int:
-        value = float(value)
     # An exact match of types, so that True is not taken for the number 1; enums and other subclasses of str are taken as text.
-    right_type = type(value) is setting.kind or (setting.kind is str and isinstance(value, str))
+    if setting.kind is str and isinstance(value, str):
+        value = str.__str__(value)
+    right_type = type(value) is setting.kind or (setting.kind is float and type(value) is int)
     if not right_type or not setting.accepts(value):
-        shown = "***" if name == "pii_key" else repr(value)
-        message = f"{source} is {shown}, but must be {setting.allowed}"
+        message = f"{source} is {_shown(name, value)}, but must be {setting.allowed}"
         raise ConfigurationError(message, setting=name)
-    return str.__str__(value) if isinstance(value, str) else value
+    return setting.kind(value)
+
+
+def _shown(name: str, value: object) -> str:
+    return "***" if name in SECRETS else shown(value)
+
+
+def _frozen(dimensions: object) -> Mapping[str, object]:
+    try:
+        return MappingProxyType(checked_dimensions(dimensions))
+    except InvalidMetricError as error:
+        message = f"default_{error}"
+        raise ConfigurationError(message, setting="default_dimensions") from None

@@ -10,6 +10,7 @@ Each is bound to its dimensions: they are sanitised at the first use, never agai
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from . import checks, limits
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from .client import CloudWatchMetrics
     from .namespaces import MetricNamespace
-    from .pipeline.intake import Channel, Destination
+    from .pipeline.intake import Destination
     from .units import MetricUnit
 
 _LOWEST, _HIGHEST = -limits.MAX_VALUE, limits.MAX_VALUE
@@ -33,12 +34,12 @@ _LOWEST, _HIGHEST = -limits.MAX_VALUE, limits.MAX_VALUE
 
 class _Handle:
     """
-    What counters, gauges and histograms share: the way from a value to its channel.
+    What counters, gauges and histograms share: the way from a value to where it is recorded.
 
     The subclasses repeat the fast path instead of sharing it: a further call would double its cost.
     """
 
-    __slots__ = ("_channel", "_client", "_destination", "_dimensions", "_name", "_namespace", "_pending", "_unit")
+    __slots__ = ("_client", "_destination", "_dimensions", "_namespace", "_pending", "_unit", "name")
 
     def __init__(
         self,
@@ -49,13 +50,12 @@ class _Handle:
         dimensions: Mapping[str, object] | None,
     ) -> None:
         self._client = client
-        self._name = name
+        self.name = name
         self._unit = unit
         self._namespace = namespace
-        self._dimensions = merge_dimensions({}, dimensions)
+        self._dimensions = _copied(dimensions)
         self._destination: Destination | None = None
-        self._channel: Channel | None = None
-        # While it is empty every call takes the slow path, which finds the channel and replaces this list by the channel's own.
+        # While it is empty every call takes the slow path, which replaces this list by that of the destination's channel.
         self._pending: list[float] = []
 
     def bind(self, **dimensions: object) -> Self:
@@ -63,48 +63,51 @@ class _Handle:
         A handle with further dimensions; those given here win.
         """
         merged = merge_dimensions(self._dimensions, dimensions)
-        return type(self)(self._client, self._name, self._unit, self._namespace, merged)
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """
-        What it measures, to tell two handles for the same thing from two different ones.
-        """
-        dimensions = self._dimensions if isinstance(self._dimensions, dict) else {}
-        return (type(self).__name__, str(self._name), str(self._namespace), tuple(sorted(map(str, dimensions.items()))))
+        return type(self)(self._client, self.name, self._unit, self._namespace, merged)
 
     def __repr__(self) -> str:
         """Kind and name; dimension values may be personal."""
-        return f"<{type(self).__name__} {self._name}>"
+        return f"<{type(self).__name__} {checks.shown(self.name)}>"
+
+    def _resolved(self) -> Destination:
+        """
+        Where it records, its dimensions sanitised; found out once.
+
+        Raises:
+            InvalidMetricError: Its name, unit, namespace or dimensions break a rule of the API.
+        """
+        if self._destination is None:
+            client, given = self._client, checks.checked_dimensions(self._dimensions)
+            schema = client._schema(self.name, self._unit, self._namespace, 60, given)  # noqa: SLF001 - handles are the client's other half
+            self._destination = client._destination(schema, given)  # noqa: SLF001
+        return self._destination
 
     def _record(self, value: object) -> bool:
         """
         Take any value; afterwards the fast path works if it can.
         """
         client = self._client
-        if not client._enabled():  # noqa: SLF001 - handles are the client's other half
+        if not client._enabled():  # noqa: SLF001
             return False
         try:
-            number = checks.checked_value(value)
-            channel = self._channel
-            if channel is not None and not channel.retired:
-                return client._intake.record(channel, number, None)  # noqa: SLF001
-            return self._find_and_record(number)
+            return self._take(checks.checked_value(value))
         except Exception as error:  # noqa: BLE001 - as in CloudWatchMetrics._record
-            return client._refuse(error)  # noqa: SLF001
+            return client._refuse(error, self.name)  # noqa: SLF001
 
-    def _find_and_record(self, number: float) -> bool:
-        client, dimensions = self._client, self._dimensions
-        if self._destination is None:
-            schema = client._schema(self._name, self._unit, self._namespace, 60, dimensions)  # noqa: SLF001
-            self._destination = client._destination(schema, dimensions)  # noqa: SLF001
-        intake = client._intake  # noqa: SLF001
-        taken = intake.record(intake.channel_of(self._destination) or self._destination, number, None)
-        channel = intake.channel_of(self._destination)
+    def _take(self, number: float) -> bool:
+        intake, destination = self._client._intake, self._resolved()  # noqa: SLF001
+        channel = intake.channel_of(destination)
         if channel is not None:
-            self._channel = channel
             self._pending = channel.pending
-        return taken
+        return intake.record(channel or destination, number, None)
+
+
+def _copied(dimensions: Mapping[str, object] | None) -> Mapping[str, object]:
+    """What is not a mapping is kept, so that each record with it is refused and counted."""
+    try:
+        return checks.checked_dimensions(dimensions)
+    except InvalidMetricError:
+        return dimensions  # type: ignore[return-value]
 
 
 class Counter(_Handle):
@@ -129,17 +132,13 @@ class Counter(_Handle):
             if 0 < len(pending) < FOLD_AT:
                 pending.append(value)
                 return True
-        return self._count(value)
-
-    def _count(self, value: object) -> bool:
-        try:
-            negative = value < 0  # type: ignore[operator]  # any object; what cannot be compared is refused in _record
-        except Exception:  # noqa: BLE001
-            negative = False
-        if negative is True and self._client.config.enabled:
-            message = f"counter {checks.shown(self._name)} cannot go down by {checks.shown(value)}; use a gauge"
-            return self._client._refuse(InvalidMetricError(message, field="value"))  # noqa: SLF001
         return self._record(value)
+
+    def _take(self, number: float) -> bool:
+        if number < 0:
+            message = f"value {checks.shown(number)} would make a counter go down; give 0 or more, or use a gauge"
+            raise InvalidMetricError(message, field="value")
+        return super()._take(number)
 
 
 class Histogram(_Handle):
@@ -167,15 +166,60 @@ class Histogram(_Handle):
         return self._record(value)
 
 
+class Level:
+    """
+    The level of a gauge that is moved: the sum of its terms. Any thread adds terms, none waits.
+    """
+
+    __slots__ = ("_adding_up", "_terms")
+
+    def __init__(self) -> None:
+        self._terms: list[float] = [0]
+        self._adding_up = threading.Lock()
+
+    def set(self, value: float) -> None:
+        """
+        Start anew from `value`. A change that another thread makes at this moment comes before it.
+        """
+        self._terms = [value]
+
+    def change(self, difference: float) -> None:
+        """
+        Add `difference`.
+        """
+        terms = self._terms
+        terms.append(difference)
+        if len(terms) >= FOLD_AT and self._adding_up.acquire(blocking=False):
+            try:
+                # The copy and the replacement are each atomic, and what is appended in between stays behind the sum.
+                seen = terms.copy()
+                terms[: len(seen)] = [sum(seen)]
+            finally:
+                self._adding_up.release()
+
+    def read(self) -> float:
+        """
+        The level now.
+        """
+        return sum(self._terms.copy())
+
+    def after_fork(self) -> None:
+        """
+        Start from 0 in a child: what the parent counted in, the parent counts out.
+        """
+        self._terms = [0]
+        self._adding_up = threading.Lock()
+
+
 class Gauge(_Handle):
     """
     A level that goes up and down: a queue's length, jobs under way.
 
-    `set` records the level each time. After `inc` or `dec` the level is kept here and recorded once a minute, so that counting jobs in
-    and out costs nothing per job on the bill; a level that is only ever moved this way starts from 0.
+    `set` records the level each time. After `inc` or `dec` the level is kept and recorded once a minute, so that counting jobs in and
+    out costs nothing per job on the bill. All handles of one gauge move the same level; it starts from 0.
     """
 
-    __slots__ = ("_changes", "_level")
+    __slots__ = ("_level", "_moves")
 
     def __init__(
         self,
@@ -186,9 +230,8 @@ class Gauge(_Handle):
         dimensions: Mapping[str, object] | None,
     ) -> None:
         super().__init__(client, name, unit, namespace, dimensions)
-        self._level = 0.0
-        # Changes are appended (atomic) and added up by whoever reads: no lock, and none is lost between threads.
-        self._changes: list[float] | None = None
+        self._level = Level()
+        self._moves = False
 
     def set(self, value: float) -> bool:
         """
@@ -200,15 +243,18 @@ class Gauge(_Handle):
         Raises:
             InvalidMetricError: With `strict=True` only: not a finite number in range.
         """
-        if self._changes is not None and self._is_number(value):
-            self._changes.clear()
-            self._level = value
         if (type(value) is float or type(value) is int) and _LOWEST <= value <= _HIGHEST:
             pending = self._pending
             if 0 < len(pending) < FOLD_AT:
+                self._level.set(value)
                 pending.append(value)
                 return True
         return self._record(value)
+
+    def _take(self, number: float) -> bool:
+        self._level = self._client._shared_level(self._resolved(), self._level)  # noqa: SLF001
+        self._level.set(number)
+        return super()._take(number)
 
     def inc(self, value: float = 1) -> bool:
         """
@@ -216,6 +262,9 @@ class Gauge(_Handle):
 
         Returns:
             Whether the change was taken.
+
+        Raises:
+            InvalidMetricError: With `strict=True` only: not a finite number in range.
         """
         return self._change(value, 1)
 
@@ -225,28 +274,28 @@ class Gauge(_Handle):
 
         Returns:
             Whether the change was taken.
+
+        Raises:
+            InvalidMetricError: With `strict=True` only: not a finite number in range.
         """
         return self._change(value, -1)
 
-    def _change(self, value: float, sign: int) -> bool:
-        if not self._client.config.enabled or not self._is_number(value):
-            return self._record(value) and False
-        if self._changes is None:
-            self._changes = []
-            self._client._collect_from(self, self._record_level)  # noqa: SLF001
-        self._changes.append(sign * value)
-        return True
+    def _change(self, value: object, sign: int) -> bool:
+        client = self._client
+        if not client._enabled():  # noqa: SLF001
+            return False
+        try:
+            number = checks.checked_value(value)
+            self._moves = self._moves or self._be_read()
+        except Exception as error:  # noqa: BLE001 - as in CloudWatchMetrics._record
+            return client._refuse(error, self.name)  # noqa: SLF001
+        if self._moves:
+            self._level.change(sign * number)
+        return self._moves
 
-    def _record_level(self) -> bool:
-        changes = self._changes or []
-        seen = len(changes)
-        self._level += sum(changes[:seen])
-        del changes[:seen]
-        return self._record(self._level)
-
-    @staticmethod
-    def _is_number(value: object) -> bool:
-        return (type(value) is float or type(value) is int) and _LOWEST <= value <= _HIGHEST
+    def _be_read(self) -> bool:
+        self._level = self._client._shared_level(self._resolved(), self._level)  # noqa: SLF001
+        return self._client._collect_from(self, self._level.read)  # noqa: SLF001
 
 
 class Timer(timed):

@@ -37,6 +37,10 @@ class Lifecycle:
         if self._registered:
             return
         self._registered = True
+        # boto3 imports this module, and once the interpreter has begun to end it cannot be imported any more: a program that ends before
+        # its first flush could not deliver at exit. Whoever uses asyncio or boto3 has it already.
+        import concurrent.futures.thread  # noqa: F401
+
         atexit.register(self.stop_all)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork)

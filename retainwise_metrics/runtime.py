@@ -4,7 +4,8 @@ Clocks, randomness, threads and mailboxes: the only place that touches any of th
 Rules
 1. Nobody else reads a clock, draws a random number or starts a thread; everybody is given a `Runtime`.
 2. Wall time stamps values; monotonic time decides when something is due. They are never mixed.
-3. Nothing here sleeps: a worker waits on its mailbox, so any message interrupts any wait.
+3. Nothing waits for time to pass by sleeping: a worker waits on its mailbox, so any message interrupts any wait. (`pause` is the length of
+   a breath, to let other threads run.)
 
 The wall clock is looked up on each call, so that tools which freeze it (freezegun) freeze the timestamps. The monotonic clock is held
 by reference, out of their reach: with time frozen, a flush is still due after a real minute.

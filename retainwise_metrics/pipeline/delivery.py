@@ -133,6 +133,8 @@ class Delivery:
         self._received = self._delivered = self._calls = self._failed_calls = 0
         self._dropped: Counter[DropReason] = Counter()
         self._last_error: str | None = None
+        self.notes: dict[DropReason, str] = {}
+        """What was dropped last and why, per reason, for the log line that the flusher writes."""
 
     # ---- what comes in ----
 
@@ -273,6 +275,7 @@ class Delivery:
             rest = self._isolation.rest() + self._isolation.unknown
             self._isolation = None
         if len(datums) == 1:
+            self.notes[DropReason.TOO_LARGE] = f"{datums[0].series.namespace} {datums[0].series.name}"
             self._drop(batch.measurements, DropReason.TOO_LARGE)
             parts = [rest]
         else:
@@ -285,7 +288,7 @@ class Delivery:
         isolation = self._isolation
         named = {index for index in members if 0 <= index < len(datums)}
         if named:
-            self._drop(sum(datums[index].measurements for index in named), DropReason.REJECTED)
+            self._convict(tuple(datums[index] for index in sorted(named)))
             left = tuple(datum for index, datum in enumerate(datums) if index not in named)
             if isolation is not None:
                 left += isolation.rest() + isolation.unknown
@@ -304,10 +307,15 @@ class Delivery:
         isolation = self._isolation
         if isolation is None or len(isolation.suspects) > 1:
             return
-        self._drop(isolation.suspects[0].measurements, DropReason.REJECTED)
+        self._convict(isolation.suspects)
         if isolation.unknown:
             self._formed.appendleft(isolation.unknown)
         self._isolation = None
+
+    def _convict(self, datums: tuple[Datum, ...]) -> None:
+        first = datums[0].series
+        self.notes[DropReason.REJECTED] = f"{first.namespace} {first.name}, among others: {self._last_error}"
+        self._drop(sum(datum.measurements for datum in datums), DropReason.REJECTED)
 
     # ---- the books ----
 

@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import threading
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,8 +44,11 @@ SHORTEST_WAIT_SECONDS = 0.001
 ITEMS_PER_STEP = 100
 """Channels folded, and windows sealed, before other threads get a turn."""
 
-FOLDS_PER_CHUNK = max(ITEMS_PER_STEP * FULL_AT // FOLD_AT, FULL_AT // INBOX_STEP) + 1
-"""Folds that empty a hundred full lists, or a full inbox."""
+FOLDS_PER_CHUNK = ITEMS_PER_STEP * FULL_AT // FOLD_AT + 1
+"""Folds that empty a hundred full lists."""
+
+DRAINS = FULL_AT // INBOX_STEP + 1
+"""Steps that empty a full inbox."""
 
 EARLY_FLUSH_DATUMS = 5_000
 """Folded series and windows that are not held until the interval is over."""
@@ -190,12 +194,21 @@ class Flusher:
         self._fold_at = self._runtime.monotonic() + TICK_SECONDS
         minute = int(self._runtime.wall() // 60) * 60
         for channels in _chunks(self._intake.channels()):
-            # Bounded: while callers record faster than this folds, what they add meanwhile is for the next time.
-            for _ in range(FOLDS_PER_CHUNK):
-                if not self._intake.fold_step(channels):
-                    break
-                self._runtime.pause()
+            self._repeat(partial(self._intake.fold_step, channels), FOLD_AT, FOLDS_PER_CHUNK)
+        # Before the inbox, whose entries know their window: until this is set, callers in a new minute have to go through the inbox too.
         self._intake.open_minute = minute
+        self._repeat(self._intake.drain_step, INBOX_STEP, DRAINS)
+
+    def _repeat(self, step: Callable[[], int], full: int, most: int) -> None:
+        """
+        Repeat a step until it finds less than it may take at once: what callers add meanwhile is for the next time.
+        """
+        for _ in range(most):
+            done = step()
+            if done:
+                self._runtime.pause()
+            if done < full:
+                return
 
     def _seal(self) -> None:
         self._collect_once_a_minute()
@@ -297,8 +310,8 @@ class Flusher:
     # ---- what is said ----
 
     def _report(self) -> None:
-        self._report_losses("refused", self._intake.published.refused, self._logged_refusals)
-        self._report_losses("dropped", self.counts.dropped, self._logged_drops)
+        self._report_losses("refused", self._intake.published.refused, self._logged_refusals, self._intake.notes)
+        self._report_losses("dropped", self.counts.dropped, self._logged_drops, self._delivery.notes)
         state = self._delivery.breaker.state
         if state is not self._logged_state:
             self._logged_state = state
@@ -307,12 +320,18 @@ class Flusher:
                 f"metrics delivery: the circuit breaker is now {state}; last error: {self.counts.last_error}",
             )
 
-    def _report_losses(self, verb: str, totals: Mapping[DropReason, int], logged: dict[DropReason, int]) -> None:
+    def _report_losses(
+        self,
+        verb: str,
+        totals: Mapping[DropReason, int],
+        logged: dict[DropReason, int],
+        notes: Mapping[DropReason, str],
+    ) -> None:
         for reason, total in totals.items():
             new = total - logged.get(reason, 0)
             if new > 0:
                 logged[reason] = total
-                note = self._intake.notes.get(reason)
+                note = notes.get(reason)
                 because = f": {note}" if note else ""
                 self._reporter.warn(f"{verb}-{reason}", f"metrics {verb} ({reason}), {total} so far{because}", new)
 

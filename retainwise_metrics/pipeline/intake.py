@@ -46,6 +46,9 @@ DRAIN = 64
 INBOX_STEP = 128
 """Inbox entries the flusher folds at a time; each may cost a look at the cardinality guard."""
 
+READERS_WAIT_SECONDS = 0.05
+"""How long `stats()` waits for a fold under way."""
+
 RETIRED_ROTATIONS = 3
 """Rotations for which a channel whose series lost their place is still looked after."""
 
@@ -85,32 +88,22 @@ class Schema:
     is only the hash of the values, so that no raw identifier is kept.
     """
 
-    __slots__ = (
-        "_rememberable",
-        "channels",
-        "key_of",
-        "names",
-        "namespace",
-        "private",
-        "resolution",
-        "series",
-        "size",
-        "unit",
-    )
+    __slots__ = ("channels", "key_of", "names", "namespace", "private", "resolution", "series", "size", "unit", "use")
 
-    def __init__(
-        self, series: Series, asked: tuple[object, object, object], names: tuple[str, ...], *, private: bool
-    ) -> None:
+    def __init__(self, series: Series, use: tuple[object, ...], names: tuple[str, ...], *, private: bool) -> None:
         self.series = series
         """What is measured, checked, without dimensions."""
-        self.unit, self.namespace, self.resolution = asked
-        """The very objects the caller gave: the fast path compares by identity."""
+        self.use = use
+        """By what it is found again: everything the caller gave but the values, as plain objects."""
+        self.unit: object = None
+        self.namespace: object = None
+        self.resolution: object = None
+        """The very objects that a caller gave last: the fast path compares by identity."""
         self.names = names
         self.size = len(names)
         self.channels: dict[object, Channel] = {}
         self.private = False
         self.key_of: Callable[[Any], object] = itemgetter(*names) if names else _nothing
-        self._rememberable = series.resolution != 1 and all(type(name) is str for name in names)
         if private:
             self.make_private()
 
@@ -141,7 +134,7 @@ class Schema:
         """
         Let the fast path find this combination, if its values are all plain strings (1, 1.0 and True would share a place).
         """
-        if not (self._rememberable and all(type(value) is str for value in dimensions.values())):
+        if self.series.resolution == 1 or not all(type(value) is str for value in dimensions.values()):
             return
         if len(self.channels) >= LOOKUP_SIZE:
             self.channels.clear()
@@ -265,7 +258,7 @@ class Intake:
         Take one value.
 
         Args:
-            target: Where it goes: a channel, or a destination that has none yet.
+            target: Where it goes: a channel, or a destination, which may or may not have one.
             value: A finite number within the API's range.
             timestamp: Epoch seconds, or None for now.
 
@@ -277,8 +270,8 @@ class Intake:
         if reason is not None:
             self.refuse(reason, measurements)
             return False
-        if isinstance(target, Channel) and target.retired:
-            target = Destination(target.series, private=False)
+        if isinstance(target, Destination) or target.retired:
+            target = self._channels.get(target.series) or Destination(target.series, private=False)
         first = target.series[0]
         window = first.window_of(self._wall() if timestamp is None else timestamp)
         if isinstance(target, Channel) and self._may_append(first, window, timestamp):
@@ -392,20 +385,32 @@ class Intake:
 
     def fold_step(self, channels: Iterable[Channel]) -> int:
         """
-        Fold some of what the inbox and these channels hold: about half a millisecond of work.
+        Fold some of what these channels hold: about half a millisecond of work.
 
         Returns:
-            How many values were folded; 0 when there was nothing left.
+            How many values were folded; less than `FOLD_AT` when nothing that was there before is left.
         """
+        folded = 0
         with self._lock:
-            folded = self._drain(INBOX_STEP)
             for channel in channels:
-                if folded >= FOLD_AT:
-                    break
                 if channel.pending:
                     folded += self._fold(channel, FOLD_AT)
+                if folded >= FOLD_AT:
+                    break
             self._count()
         return folded
+
+    def drain_step(self) -> int:
+        """
+        Fold some of what the inbox holds.
+
+        Returns:
+            How many entries were folded; less than `INBOX_STEP` when none is left.
+        """
+        with self._lock:
+            drained = self._drain(INBOX_STEP)
+            self._count()
+        return drained
 
     def channels(self) -> list[Channel]:
         """
@@ -457,15 +462,19 @@ class Intake:
     def counts(self) -> tuple[IntakeCounts, int, dict[DropReason, int]]:
         """
         The published counts, the measurements not folded yet, and the refusals not counted yet.
+
+        A reader waits for a fold under way, so that values never seem to be nowhere between their list and the books; but only for a
+        moment, because it may be a signal handler that interrupted the very thread that is folding.
         """
-        unfolded = sum(len(target.series) for target, _, _ in list(self._inbox))
-        # A copy made in one step: callers may be adding channels at this moment.
-        for channel in list(self._channels.values()):
-            unfolded += len(channel.pending) * len(channel.series)
-        for channel in list(self._retired):
-            unfolded += len(channel.pending) * len(channel.series)
-        counts = self.published
-        return counts, unfolded, dict(Counter(list(self._refused)))
+        held = self._lock.acquire(timeout=READERS_WAIT_SECONDS)
+        try:
+            unfolded = sum(len(target.series) for target, _, _ in list(self._inbox))
+            for channel in [*self._channels.values(), *self._retired]:
+                unfolded += len(channel.pending) * len(channel.series)
+            return self.published, unfolded, dict(Counter(list(self._refused)))
+        finally:
+            if held:
+                self._lock.release()
 
     def series(self) -> int:
         """

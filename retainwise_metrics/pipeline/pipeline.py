@@ -3,8 +3,8 @@ The machine put together: an intake in front, a flusher behind, a worker that is
 
 Rules
 1. Building one starts nothing and touches nothing.
-2. `recorded == delivered + dropped + pending` is computed from two books that are kept independently: what the intake folded and what the
-   delivery received and settled. `audit` also counts what both hold, for tests that want to see the books proven.
+2. `recorded == delivered + dropped + pending` is computed from two books that are kept independently: what the intake folded, and what the
+   delivery received and settled.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Pipeline:
         sink: Where batches go.
         runtime: Clocks, randomness, threads.
         collect: Called before a flush, at most once a minute: records what is read rather than counted.
-        started: Called after each start of the worker.
+        started: Called whenever a thread or a connection may have come into being.
     """
 
     def __init__(
@@ -240,6 +240,7 @@ class Pipeline:
         Returns:
             Whether they were accepted.
         """
+        self._started()
         flusher, batch = self._flusher, rebatch(self._sink, datums)
         measurements = batch.measurements
         with flusher.deciding:

@@ -14,11 +14,13 @@ class RetryPolicy(NamedTuple):
     Waiting times between attempts.
 
     Attributes:
+        min_seconds: Shortest wait, so that no jitter makes it none.
         base_seconds: Span of the first wait.
         max_seconds: Largest span.
         max_server_seconds: Most that a server's own request is honoured for; a wrong header must not silence a process for a day.
     """
 
+    min_seconds: float = 0.1
     base_seconds: float = 1.0
     max_seconds: float = 60.0
     max_server_seconds: float = 900.0
@@ -34,4 +36,4 @@ class RetryPolicy(NamedTuple):
         """
         span = min(self.base_seconds * 2.0 ** min(failures - 1, 32), self.max_seconds)
         asked = min(retry_after_seconds or 0.0, self.max_server_seconds)
-        return max(span * jitter, asked)
+        return max(span * jitter, asked, self.min_seconds)
