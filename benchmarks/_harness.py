@@ -64,7 +64,7 @@ class Rounds(NamedTuple):
         return Rounds(tuple(mine - theirs for mine, theirs in zip(self.values, other.values, strict=True)))
 
 
-Cell = "str | float | Rounds | None"
+Cell = str | float | Rounds | None
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

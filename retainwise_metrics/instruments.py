@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .pipeline.intake import Destination
     from .units import MetricUnit
 
+_ONE = 1
 _LOWEST, _HIGHEST = -limits.MAX_VALUE, limits.MAX_VALUE
 
 
@@ -127,7 +128,8 @@ class Counter(_Handle):
         Raises:
             InvalidMetricError: With `strict=True` only: not a number, or negative.
         """
-        if (type(value) is int or type(value) is float) and 0 <= value <= _HIGHEST:
+        # Nearly every increment is the default; comparing an int with the float limit would cost as much as all the rest.
+        if value is _ONE or ((type(value) is int or type(value) is float) and 0 <= value <= _HIGHEST):
             pending = self._pending
             if 0 < len(pending) < FOLD_AT:
                 pending.append(value)

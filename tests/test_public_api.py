@@ -16,23 +16,60 @@ import retainwise_metrics
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CONTRACT = """
-    CloudWatchMetrics MetricsConfig MetricUnit MetricNamespace StorageResolution
-    get_metrics_client set_metrics_client reset_metrics_client
-    put_metric increment_counter record_time
-    MetricsService NullMetrics
-    Counter Gauge Histogram Timer timed counted
-    ClientStats DropReason FlushResult BreakerState DimensionPolicy
-    MetricsError ConfigurationError InvalidMetricError
-""".split()
+CONTRACT = [
+    "CloudWatchMetrics",
+    "MetricsConfig",
+    "MetricUnit",
+    "MetricNamespace",
+    "StorageResolution",
+    "get_metrics_client",
+    "set_metrics_client",
+    "reset_metrics_client",
+    "put_metric",
+    "increment_counter",
+    "record_time",
+    "MetricsService",
+    "NullMetrics",
+    "Counter",
+    "Gauge",
+    "Histogram",
+    "Timer",
+    "timed",
+    "counted",
+    "ClientStats",
+    "DropReason",
+    "FlushResult",
+    "BreakerState",
+    "DimensionPolicy",
+    "MetricsError",
+    "ConfigurationError",
+    "InvalidMetricError",
+]
 """Adding a name is a decision, and taking one away breaks somebody."""
 
-CLIENT = """
-    put_metric increment_counter record_time put_metric_sync
-    counter gauge histogram timer scoped with_tenant
-    start flush stop aflush astop stats stopped
-    force_open disable_breaker reset_breaker after_fork
-""".split()
+CLIENT = [
+    "put_metric",
+    "increment_counter",
+    "record_time",
+    "put_metric_sync",
+    "counter",
+    "gauge",
+    "histogram",
+    "timer",
+    "scoped",
+    "with_tenant",
+    "start",
+    "flush",
+    "stop",
+    "aflush",
+    "astop",
+    "stats",
+    "stopped",
+    "force_open",
+    "disable_breaker",
+    "reset_breaker",
+    "after_fork",
+]
 
 
 def public_members(owner: type) -> Iterator[tuple[str, object]]:
@@ -62,7 +99,7 @@ def test_the_names_show_up_where_people_look(capsys: pytest.CaptureFixture[str])
     """In `dir`, in a star import, and as an error for a name that is not there."""
     assert set(CONTRACT) <= set(dir(retainwise_metrics))
     namespace: dict[str, object] = {}
-    exec("from retainwise_metrics import *", namespace)  # noqa: S102 - that is what is tested
+    exec("from retainwise_metrics import *", namespace)
     assert set(CONTRACT) <= set(namespace)
     with pytest.raises(AttributeError, match="no attribute 'put_metrics'"):
         retainwise_metrics.put_metrics  # noqa: B018

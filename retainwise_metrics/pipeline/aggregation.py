@@ -146,13 +146,16 @@ class Distribution:
 
     def fold(self, values: list[float]) -> None:
         """
-        Count a list of values.
+        Count a list of values, at least one.
         """
-        self.measurements += len(values)
-        if len(values) == 1 and self._sketch is None:
-            self._exact[values[0]] += 1
+        first, count = values[0], len(values)
+        self.measurements += count
+        if self._sketch is not None:
+            self._count(Counter(values))
+        elif first == values[-1] and values.count(first) == count:
+            self._exact[first] += count  # counters: all ones, eighty times cheaper to count than to look up one by one
         else:
-            self._count(Counter(values)) if self._sketch else self._exact.update(values)
+            self._exact.update(values)
         if len(self._exact) > self._max_distinct:
             self._overflow()
 

@@ -20,7 +20,7 @@ from retainwise_metrics.runtime import Question
 from retainwise_metrics.sinks.base import SinkError, SinkUnavailable
 from retainwise_metrics.stats import BreakerState, DropReason, FlushResult
 
-from .intake import FOLD_AT, FULL_AT, INBOX_STEP
+from .intake import FOLD_AT, FULL_AT, INBOX_FULL_AT, INBOX_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,7 +47,7 @@ ITEMS_PER_STEP = 100
 FOLDS_PER_CHUNK = ITEMS_PER_STEP * FULL_AT // FOLD_AT + 1
 """Folds that empty a hundred full lists."""
 
-DRAINS = FULL_AT // INBOX_STEP + 1
+DRAINS = INBOX_FULL_AT // INBOX_STEP + 1
 """Steps that empty a full inbox."""
 
 EARLY_FLUSH_DATUMS = 5_000

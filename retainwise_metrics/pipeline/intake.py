@@ -34,8 +34,16 @@ if TYPE_CHECKING:
 FOLD_AT = 4096
 """Unfolded values of one series at which a caller folds them: about 0.3 ms of work."""
 
-FULL_AT = 65_536
-"""Unfolded values of one series, and entries of the inbox, beyond which values are dropped."""
+FULL_AT = 1_048_576
+"""
+Unfolded values of one series beyond which values are dropped: 8 MB of references.
+
+A thread that holds the lock may lose the interpreter in the middle of a fold, and with eight threads in a tight loop gets it back 40 ms
+later; 65,536 was not enough for that (measured), a million is more than can be recorded in a quarter of a second.
+"""
+
+INBOX_FULL_AT = 65_536
+"""Entries of the inbox beyond which values are dropped."""
 
 LOOKUP_SIZE = 4096
 """Most dimension combinations remembered per metric, and most metrics remembered; a full table starts over."""
@@ -306,7 +314,7 @@ class Intake:
         return True
 
     def _post(self, target: Channel | Destination, window: int, value: float) -> bool:
-        if len(self._inbox) >= FULL_AT:
+        if len(self._inbox) >= INBOX_FULL_AT:
             self.refuse(DropReason.INTAKE_FULL, len(target.series))
             return False
         self._inbox.append((target, window, value))

@@ -74,7 +74,7 @@ def test_a_sketch_is_bounded_whatever_the_range() -> None:
     assert sum(sketch.items().values()) == 50_000
 
 
-@given(st.lists(finite, max_size=60), st.lists(finite, min_size=1, max_size=60), st.integers(1, 30))
+@given(st.lists(finite, min_size=1, max_size=60), st.lists(finite, min_size=1, max_size=60), st.integers(1, 30))
 def test_merging_equals_folding_together(left: list[float], right: list[float], cap: int) -> None:
     """Two parts of one window merge into what one distribution of all values would be, in count, extremes and sum."""
     merged = folded(left, cap)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retainwise_metrics import DropReason
+from retainwise_metrics.pipeline.intake import FULL_AT
 from tests.helpers import NAMESPACE, assert_balanced
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ def test_a_full_list_drops_and_counts(client: CloudWatchMetrics) -> None:
     client.flush()
     client.put_metric("M", 1)
     with client._intake._lock:
-        taken = sum(client.put_metric("M", 1) for _ in range(70_000))
-    assert taken < 70_000
-    assert client.stats().dropped == {DropReason.INTAKE_FULL: 70_000 - taken}
+        taken = sum(client.put_metric("M", 1) for _ in range(FULL_AT + 5_000))
+    assert taken < FULL_AT + 5_000
+    assert client.stats().dropped == {DropReason.INTAKE_FULL: FULL_AT + 5_000 - taken}
     client.flush()
     assert client.stats().pending == 0
     assert_balanced(client)
