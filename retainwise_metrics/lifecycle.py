@@ -10,6 +10,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from .runtime import IMPORTS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,7 +45,11 @@ class Lifecycle:
 
         atexit.register(self.stop_all)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.after_fork)
+            os.register_at_fork(
+                before=IMPORTS.before_fork,
+                after_in_parent=IMPORTS.after_fork_in_parent,
+                after_in_child=self.after_fork,
+            )
 
     def stop_all(self) -> None:
         """
@@ -60,6 +66,7 @@ class Lifecycle:
         """
         In a child: every client starts empty, on its own thread, with its own connection.
         """
+        IMPORTS.after_fork_in_child()
         for client in list(self._clients):
             client.after_fork()
 

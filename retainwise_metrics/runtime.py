@@ -27,6 +27,52 @@ STEP_PAUSE_SECONDS = 50e-6
 """How long the flusher lets go of the interpreter between two steps (chosen by measurement: docs/decisions/0004)."""
 
 
+FORK_WAITS_SECONDS = 5.0
+"""How long a fork waits for a background import; importing boto3 and making its client take 0.2 s (measured)."""
+
+
+class ImportGate:
+    """
+    Keeps background imports and forks apart.
+
+    A module that another thread was importing at the moment of a fork stays half imported in the child, with its lock held by a thread
+    that does not exist there: whoever imports it in the child waits for ever. So a fork waits for the import to end.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def before_fork(self) -> None:
+        """
+        Wait until no import is under way, and let none begin.
+        """
+        self._held = self._lock.acquire(timeout=FORK_WAITS_SECONDS)
+
+    def after_fork_in_parent(self) -> None:
+        """
+        Let imports begin again.
+        """
+        if self._held:
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """
+        Start anew: whatever thread held it is gone.
+        """
+        self._lock = threading.Lock()
+
+
+IMPORTS = ImportGate()
+"""Entered around every import that happens in the background."""
+
+
 class Job(Protocol):
     """
     Background work in small steps.

@@ -142,7 +142,7 @@ class Schema:
         """
         Let the fast path find this combination, if its values are all plain strings (1, 1.0 and True would share a place).
         """
-        if self.series.resolution == 1 or not all(type(value) is str for value in dimensions.values()):
+        if not all(type(value) is str for value in dimensions.values()):
             return
         if len(self.channels) >= LOOKUP_SIZE:
             self.channels.clear()

@@ -16,6 +16,8 @@ import threading
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from retainwise_metrics.runtime import IMPORTS
+
 from .base import SinkError, SinkForbidden, SinkRejected, SinkThrottled, SinkTooLarge, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -159,7 +161,8 @@ class PutMetricDataSink:
         with self._making:
             if self._client is None:
                 try:
-                    self._client = self._make_client(self._connection)
+                    with IMPORTS:
+                        self._client = self._make_client(self._connection)
                 except Exception as error:
                     # No region, an unknown profile, a malformed endpoint: somebody has to change a setting.
                     message = f"the boto3 client could not be made: {type(error).__name__}: {error}"
