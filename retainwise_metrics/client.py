@@ -17,6 +17,7 @@ from .datum import Datum, Series
 from .dimensions.policy import DimensionPolicy
 from .exceptions import InvalidMetricError
 from .instruments import Counter, Gauge, Histogram, Level, Timer
+from .lifecycle import LIFECYCLE
 from .pipeline.circuit_breaker import BreakerPolicy
 from .pipeline.intake import FOLD_AT, LOOKUP_SIZE, Destination, Schema
 from .pipeline.pipeline import Pipeline, PipelineSettings
@@ -93,7 +94,7 @@ class CloudWatchMetrics:
     ) -> None:
         self.config = MetricsConfig.from_env() if config is None else config
         self._runtime = runtime or SystemRuntime()
-        self._policy = self.config.dimension_policy or DimensionPolicy(pii_key=self.config.pii_key)
+        self._policy = _policy_for(self.config)
         catalogue = CATALOGUE if self.config.catalogue is None else self.config.catalogue
         self._specs = {(str(spec.namespace), spec.name): spec for spec in catalogue}
         self._collectors: dict[tuple[Series, ...], Collector] = {}
@@ -105,9 +106,11 @@ class CloudWatchMetrics:
             _sink_for(self.config) if sink is None else sink,
             self._runtime,
             self._collect,
-            self._started,
+            LIFECYCLE.stop_at_exit,
         )
         self._intake = self._pipeline.intake
+        if self.config.enabled:
+            LIFECYCLE.watch(self)
         self._told_disabled = False
 
     # ---- recording ----
@@ -593,10 +596,12 @@ class CloudWatchMetrics:
             return self._levels.get(destination.series, level)
         return self._levels.setdefault(destination.series, level)
 
-    def _started(self) -> None:
-        from .lifecycle import LIFECYCLE
 
-        LIFECYCLE.watch(self)
+def _policy_for(config: MetricsConfig) -> DimensionPolicy:
+    if config.dimension_policy is None:
+        return DimensionPolicy(pii_key=config.pii_key)
+    # The rules come from the code and the secret from the environment: the one must not silence the other.
+    return config.dimension_policy if config.pii_key is None else config.dimension_policy.with_key(config.pii_key)
 
 
 def _pipeline_settings(config: MetricsConfig) -> PipelineSettings:

@@ -29,27 +29,34 @@ class Lifecycle:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._clients: weakref.WeakSet[CloudWatchMetrics] = weakref.WeakSet()
-        self._registered = False
+        self._forks_watched = False
+        self._exit_watched = False
 
     def watch(self, client: CloudWatchMetrics) -> None:
         """
-        Look after a client that has started.
+        Look after a client from its making: threads may be starting it at the very moment another one forks.
         """
         self._clients.add(client)
-        if self._registered:
-            return
-        self._registered = True
-        # boto3 imports this module, and once the interpreter has begun to end it cannot be imported any more: a program that ends before
-        # its first flush could not deliver at exit. Whoever uses asyncio or boto3 has it already.
-        import concurrent.futures.thread  # noqa: F401
-
-        atexit.register(self.stop_all)
-        if hasattr(os, "register_at_fork"):
+        if not self._forks_watched and hasattr(os, "register_at_fork"):
+            self._forks_watched = True
             os.register_at_fork(
                 before=IMPORTS.before_fork,
                 after_in_parent=IMPORTS.after_fork_in_parent,
                 after_in_child=self.after_fork,
             )
+
+    def stop_at_exit(self) -> None:
+        """
+        Stop the clients when the interpreter ends; asked for by the first one that starts.
+        """
+        if self._exit_watched:
+            return
+        self._exit_watched = True
+        # boto3 imports this module, and once the interpreter has begun to end it cannot be imported any more: a program that ends before
+        # its first flush could not deliver at exit. Whoever uses asyncio or boto3 has it already.
+        with IMPORTS:
+            import concurrent.futures.thread  # noqa: F401
+        atexit.register(self.stop_all)
 
     def stop_all(self) -> None:
         """

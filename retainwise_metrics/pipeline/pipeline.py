@@ -79,7 +79,7 @@ class Pipeline:
         sink: Where batches go.
         runtime: Clocks, randomness, threads.
         collect: Called before a flush, at most once a minute: records what is read rather than counted.
-        started: Called whenever a thread or a connection may have come into being.
+        starts: Called before a thread or a connection comes into being.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class Pipeline:
         sink: Sink,
         runtime: Runtime,
         collect: Callable[[], None],
-        started: Callable[[], None],
+        starts: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._sink = sink
         self._runtime = runtime
         self._collect = collect
-        self._started = started
+        self._starts = starts
         self.reporter = Reporter(runtime.monotonic)
         guard = CardinalityGuard(max_series=settings.max_series, max_series_per_metric=settings.max_series_per_metric)
         self.intake = Intake(
@@ -159,10 +159,10 @@ class Pipeline:
         try:
             if worker is not None and not self.stopped:
                 self.reporter.warn("revived", "the metrics thread had ended; it has been started again")
+            self._starts()
             self._worker = self._new_worker()
         finally:
             self._starting.release()
-        self._started()
         return self._worker
 
     def _new_worker(self) -> Worker:
@@ -240,7 +240,7 @@ class Pipeline:
         Returns:
             Whether they were accepted.
         """
-        self._started()
+        self._starts()
         flusher, batch = self._flusher, rebatch(self._sink, datums)
         measurements = batch.measurements
         with flusher.deciding:
