@@ -39,11 +39,7 @@ class Lifecycle:
         self._clients.add(client)
         if not self._forks_watched and hasattr(os, "register_at_fork"):
             self._forks_watched = True
-            os.register_at_fork(
-                before=IMPORTS.before_fork,
-                after_in_parent=IMPORTS.after_fork_in_parent,
-                after_in_child=self.after_fork,
-            )
+            os.register_at_fork(after_in_child=self.after_fork)
 
     def stop_at_exit(self) -> None:
         """
@@ -54,9 +50,13 @@ class Lifecycle:
         self._exit_watched = True
         # boto3 imports this module, and once the interpreter has begun to end it cannot be imported any more: a program that ends before
         # its first flush could not deliver at exit. Whoever uses asyncio or boto3 has it already.
-        with IMPORTS:
-            import concurrent.futures.thread  # noqa: F401
+        import concurrent.futures.thread  # noqa: F401
+
         atexit.register(self.stop_all)
+        # Hooks run in reverse order, and that import has registered logging's, which takes the lock that importing boto3 needs: registered
+        # after it, ours waits for the import before that lock is taken.
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=IMPORTS.before_fork, after_in_parent=IMPORTS.after_fork_in_parent)
 
     def stop_all(self) -> None:
         """

@@ -27,7 +27,7 @@ STEP_PAUSE_SECONDS = 50e-6
 """How long the flusher lets go of the interpreter between two steps (chosen by measurement: docs/decisions/0004)."""
 
 
-FORK_WAITS_SECONDS = 30.0
+FORK_WAITS_SECONDS = 10.0
 """
 How long a fork waits for a background import. Importing boto3 and making its client take 0.2 s (measured), several seconds on a starved
 machine; a child forked in the middle could never deliver.

@@ -103,6 +103,7 @@ def boto3_client(connection: Connection) -> Any:
     """
     A CloudWatch client that makes one attempt per call and validates nothing, because the library has.
     """
+    import encodings.idna  # noqa: F401 - urllib3 needs it for the first connection; here a fork waits for it (runtime.ImportGate)
     from importlib.metadata import PackageNotFoundError, version
 
     import boto3.session

@@ -1,0 +1,53 @@
+"""An AWS on loopback that knows composite alarms, and remembers in which order alarms were changed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class EmbeddedAws(NamedTuple):
+    """
+    A running server.
+
+    Attributes:
+        endpoint: Its URL, on loopback.
+        calls: Composite alarms put and alarms deleted so far, as (action, names).
+    """
+
+    endpoint: str
+    calls: list[tuple[str, tuple[str, ...]]]
+
+
+@contextlib.contextmanager
+def embedded_aws() -> Iterator[EmbeddedAws]:
+    """Serve moto, with PutCompositeAlarm added: it answers 500 to it, which the provider retries for ever."""
+    from moto.cloudwatch.responses import CloudWatchResponse
+    from moto.server import ThreadedMotoServer
+
+    calls: list[tuple[str, tuple[str, ...]]] = []
+    delete_alarms = CloudWatchResponse.delete_alarms
+
+    def put_composite_alarm(self: Any) -> Any:
+        calls.append(("PutCompositeAlarm", (self._get_param("AlarmName"), self._get_param("AlarmRule"))))
+        # moto's alarms have a place for the rule, and this reads it.
+        return self.put_metric_alarm()
+
+    def delete_alarms_noted(self: Any) -> Any:
+        calls.append(("DeleteAlarms", tuple(self._get_param("AlarmNames", []))))
+        return delete_alarms(self)
+
+    CloudWatchResponse.put_composite_alarm = put_composite_alarm
+    CloudWatchResponse.delete_alarms = delete_alarms_noted
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        yield EmbeddedAws(f"http://127.0.0.1:{port}", calls)
+    finally:
+        server.stop()
+        del CloudWatchResponse.put_composite_alarm
+        CloudWatchResponse.delete_alarms = delete_alarms
