@@ -10,7 +10,9 @@ Each name is loaded when it is first asked for (PEP 562), so that importing the 
 part does not pay for the others. None of them imports boto3 or asyncio; making a client starts nothing.
 """
 
-TYPE_CHECKING = False  # type checkers take the name for what it says; importing `typing` would cost twenty times the rest
+TYPE_CHECKING = (
+    False  # type checkers take the name for what it says; importing `typing` would cost twenty times the rest
+)
 if TYPE_CHECKING:
     from .client import CloudWatchMetrics
     from .config import MetricsConfig

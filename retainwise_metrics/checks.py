@@ -13,6 +13,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NoReturn, SupportsFloat, cast
 
 from . import limits
+from .dimensions.defaults import DETECTORS
+from .dimensions.pii import Scanner
 from .exceptions import InvalidMetricError
 from .units import MetricUnit
 
@@ -25,6 +27,11 @@ NAMESPACE_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst
 
 UNITS: dict[object, str] = {unit.value: unit.value for unit in MetricUnit}
 """Each unit's spelling; a member is found by it too, because it is equal and has the same hash."""
+
+MAX_SEARCHED = 1024
+"""Characters of a text that are searched for personal data before it is shown; more are never shown."""
+
+_SCANNER = Scanner(DETECTORS)
 
 MILLISECONDS_FROM = 1e11
 """A timestamp above this is the year 5138 in seconds; it is meant in milliseconds."""
@@ -54,6 +61,22 @@ def _kind(value: object) -> str:
     return f"a {_type_name(type(value))[:SHOWN_LENGTH]}"
 
 
+def looks_personal(text: str) -> bool:
+    """
+    Whether a text holds what the default detectors take for personal data.
+    """
+    return _SCANNER.finds(text)
+
+
+def discreet(value: object) -> str:
+    """
+    Like `shown`, for what came with a record: text that looks like personal data is not repeated.
+    """
+    if issubclass(type(value), str) and looks_personal(str.__str__(cast("str", value))[:MAX_SEARCHED]):
+        return "a text that looks like personal data"
+    return shown(value)
+
+
 def checked_name(name: object) -> str:
     """
     A metric name: 1 to 255 printable ASCII characters, not only blanks.
@@ -68,22 +91,30 @@ def checked_namespace(namespace: object) -> str:
     text = _checked_text(namespace, "namespace", "namespace")
     wrong = sorted(set(text) - NAMESPACE_CHARACTERS)
     if wrong:
-        _refuse("namespace", f"{shown(text)} contains {wrong[0]!r}; allowed are letters, digits, blank and . - _ / # :")
+        _refuse(
+            "namespace", f"{discreet(text)} contains {wrong[0]!r}; allowed are letters, digits, blank and . - _ / # :"
+        )
     if text.startswith((":", "AWS/")):
-        _refuse("namespace", f'{shown(text)} starts with ":" or the reserved "AWS/"; choose another beginning')
+        _refuse("namespace", f'{discreet(text)} starts with ":" or the reserved "AWS/"; choose another beginning')
     return text
 
 
 def _checked_text(value: object, what: str, field: str) -> str:
     if not issubclass(type(value), str):
-        _refuse(field, f"must be a string, not {shown(value)}", what)
+        _refuse(field, f"must be a string, not {discreet(value)}", what)
     text = str.__str__(cast("str", value))
     if not text.strip():
         _refuse(field, f"is empty or blank; give it 1 to {limits.NAME_LENGTH} characters", what)
     if len(text) > limits.NAME_LENGTH:
-        _refuse(field, f"{shown(text)} is longer than {limits.NAME_LENGTH} characters; shorten it", what)
+        _refuse(field, f"{discreet(text)} is longer than {limits.NAME_LENGTH} characters; shorten it", what)
     if not (text.isascii() and text.isprintable()):
-        _refuse(field, f"{shown(text)} has a character outside printable ASCII; replace it", what)
+        _refuse(field, f"{discreet(text)} has a character outside printable ASCII; replace it", what)
+    if looks_personal(text):
+        _refuse(
+            field,
+            "looks like personal data and would be published as it is; put it into a dimension, where it is hashed",
+            what,
+        )
     return text
 
 
@@ -97,7 +128,7 @@ def checked_unit(unit: object) -> str:
         known = None
     if known is None:
         _refuse(
-            "unit", f"{shown(unit)} is not one of CloudWatch's; use a member of MetricUnit, such as MetricUnit.COUNT"
+            "unit", f"{discreet(unit)} is not one of CloudWatch's; use a member of MetricUnit, such as MetricUnit.COUNT"
         )
     return known
 
@@ -108,9 +139,9 @@ def checked_value(value: object) -> float:
     """
     number = value if type(value) is float or type(value) is int else _as_float(value)
     if number is None:
-        _refuse("value", f"must be a number, not {shown(value)}; convert it with float() first")
+        _refuse("value", f"must be a number, not {discreet(value)}; convert it with float() first")
     if not -limits.MAX_VALUE <= number <= limits.MAX_VALUE:
-        _refuse("value", f"{shown(number)} is not a finite number between -2**360 and 2**360; leave the record out")
+        _refuse("value", f"{discreet(number)} is not a finite number between -2**360 and 2**360; leave the record out")
     return number
 
 
@@ -133,7 +164,7 @@ def checked_resolution(resolution: object) -> int:
     is_int = issubclass(type(resolution), int) and type(resolution) is not bool
     seconds = int.__index__(cast("int", resolution)) if is_int else 0
     if seconds not in (1, 60):
-        _refuse("storage_resolution", f"must be 1 or 60 seconds, not {shown(resolution)}; use a StorageResolution")
+        _refuse("storage_resolution", f"must be 1 or 60 seconds, not {discreet(resolution)}; use a StorageResolution")
     return seconds
 
 
@@ -156,7 +187,7 @@ def _as_epoch(timestamp: object) -> float:
     if not issubclass(type(timestamp), datetime):
         seconds = None if type(timestamp) is bool else _as_float(timestamp)
         if seconds is None or math.isnan(seconds):
-            _refuse("timestamp", f"must be a datetime or epoch seconds, not {shown(timestamp)}")
+            _refuse("timestamp", f"must be a datetime or epoch seconds, not {discreet(timestamp)}")
         if seconds > MILLISECONDS_FROM:
             _refuse("timestamp", "looks like milliseconds; give seconds since the epoch or a datetime")
         return seconds

@@ -540,7 +540,7 @@ class CloudWatchMetrics:
         if not isinstance(error, InvalidMetricError):
             # Somebody's object raised while it was looked at. Its message may hold anything, so only the type is repeated.
             error = InvalidMetricError(f"{checks.shown(error)} was raised while the record was being checked")
-        note = f"{error} (metric {checks.shown(name)})"
+        note = f"{error} (metric {checks.discreet(name)})"
         self._intake.refuse(REASONS.get(error.field, DropReason.INTERNAL_ERROR), note=note)
         return error
 

@@ -68,7 +68,7 @@ class _Handle:
 
     def __repr__(self) -> str:
         """Kind and name; dimension values may be personal."""
-        return f"<{type(self).__name__} {checks.shown(self.name)}>"
+        return f"<{type(self).__name__} {checks.discreet(self.name)}>"
 
     def _resolved(self) -> Destination:
         """

@@ -307,7 +307,9 @@ class CardinalityGuard:
         """
         The lightest holders of a place among these metrics, the lightest last.
         """
-        holders = ((place.weight, metric, dims) for metric in metrics for dims, place in self._places.get(metric, {}).items())
+        holders = (
+            (place.weight, metric, dims) for metric in metrics for dims, place in self._places.get(metric, {}).items()
+        )
         return nsmallest(INVITATIONS, holders)[::-1]
 
     def _outweighed(self, lightest: list[_Holder], weight: float) -> Key | None:

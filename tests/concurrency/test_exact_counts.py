@@ -26,14 +26,17 @@ DIMENSIONS = {"Endpoint": "/upload", "Method": "POST"}
 
 
 def put(client: CloudWatchMetrics) -> Callable[[int], bool]:
+    """One way to record: the hot path."""
     return lambda value: client.put_metric("M", value, dimensions=DIMENSIONS)
 
 
 def count(client: CloudWatchMetrics) -> Callable[[int], bool]:
+    """One way to record: a bound counter."""
     return client.counter("M").bind(**DIMENSIONS).inc
 
 
 def observe(client: CloudWatchMetrics) -> Callable[[int], bool]:
+    """One way to record: a histogram."""
     return client.histogram("M", dimensions=DIMENSIONS).observe
 
 
@@ -124,7 +127,9 @@ def test_the_ledger_is_balanced_whenever_somebody_looks(connect: Callable[..., C
     over = threading.Event()
 
     def record() -> int:
-        return sum(client.put_metric("M", value % 300) + client.put_metric("N", float("nan")) for value in range(20_000))
+        return sum(
+            client.put_metric("M", value % 300) + client.put_metric("N", float("nan")) for value in range(20_000)
+        )
 
     def keep_flushing() -> None:
         while not over.is_set():

@@ -25,10 +25,12 @@ NS = "App"
 
 
 def dims(**values: object) -> Dimensions:
+    """Dimensions as the policy leaves them: text, sorted by name."""
     return tuple(sorted((name, str(value)) for name, value in values.items()))
 
 
 def guard(max_series: int = 100, per_metric: int = 20) -> CardinalityGuard:
+    """A guard with small caps."""
     return CardinalityGuard(max_series=max_series, max_series_per_metric=per_metric)
 
 
@@ -38,6 +40,7 @@ def flood(made: CardinalityGuard, count: int, start: int = 0, name: str = "M") -
 
 
 def has_place(made: CardinalityGuard, dimensions: Dimensions, name: str = "M") -> bool:
+    """Whether a series is published as it is."""
     return made.place(NS, name, dimensions, 0) == dimensions
 
 

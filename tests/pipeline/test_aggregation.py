@@ -16,6 +16,7 @@ finite = st.floats(min_value=-(2.0**360), max_value=2.0**360, allow_nan=False)
 
 
 def folded(values: list[float], max_distinct: int = 1000) -> Distribution:
+    """A distribution of these values."""
     distribution = Distribution(max_distinct)
     distribution.fold(values)
     return distribution

@@ -14,10 +14,12 @@ POLICY = BreakerPolicy(failure_threshold=3, open_seconds=100.0, growth=2.0, max_
 
 
 def breaker(random: float = 0.0) -> CircuitBreaker:
+    """A closed breaker whose chance is fixed."""
     return CircuitBreaker(POLICY, lambda: random)
 
 
 def opened(at: float = 0.0, random: float = 0.0) -> CircuitBreaker:
+    """A breaker that has just opened."""
     made = breaker(random)
     made.failed(at, at_once=True)
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,8 +20,6 @@ from retainwise_metrics.testing import InMemorySink, ManualRuntime, rejecting
 from tests.helpers import NAMESPACE, assert_balanced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from retainwise_metrics.datum import Batch, Datum
 
 Make = "Callable[..., CloudWatchMetrics]"
@@ -33,6 +32,7 @@ def record_series(client: CloudWatchMetrics, count: int, name: str = "M") -> Non
 
 
 def is_poison(datum: Datum) -> bool:
+    """The one datum that the sink refuses."""
     return datum.series.name == "M0617"
 
 
@@ -47,7 +47,9 @@ def test_every_buffer_length_is_delivered_in_batches_of_twenty(
     record_series(client, series)
     client.flush()
     assert len(sink.datums) == series
-    assert [len(batch.datums) for batch in sink.batches] == [20] * (series // 20) + ([series % 20] if series % 20 else [])
+    assert [len(batch.datums) for batch in sink.batches] == [20] * (series // 20) + (
+        [series % 20] if series % 20 else []
+    )
 
 
 def test_a_call_holds_one_namespace(client: CloudWatchMetrics, sink: InMemorySink) -> None:
@@ -106,7 +108,9 @@ def test_a_second_is_the_window_at_high_resolution(
     assert [(d.timestamp - start, d.counts) for d in sink.datums] == [(0, (2,)), (1, (2,)), (2, (2,))]
 
 
-def test_the_interval_delivers_without_being_asked(make_client: Make, sink: InMemorySink, runtime: ManualRuntime) -> None:
+def test_the_interval_delivers_without_being_asked(
+    make_client: Make, sink: InMemorySink, runtime: ManualRuntime
+) -> None:
     """What is recorded is sent within one interval."""
     client = make_client(flush_interval_seconds=30)
     client.put_metric("M", 1)
@@ -125,7 +129,8 @@ def test_each_process_has_its_own_phase(sink: InMemorySink, random: float, due: 
     runtime.advance(max(due - 0.01, 0.0))
     early = len(sink.batches)
     runtime.advance(1.02)
-    assert (early == 0 or due == 0.0) and len(sink.batches) == 1
+    assert early == 0 or due == 0.0
+    assert len(sink.batches) == 1
 
 
 def test_much_pending_is_not_held_until_the_interval_is_over(
@@ -230,7 +235,9 @@ def test_a_request_that_is_too_large_is_halved_until_it_fits(make_client: Make, 
     assert client.stats().breaker_state is BreakerState.CLOSED
 
 
-def test_a_single_datum_that_is_too_large_is_dropped_with_its_reason(client: CloudWatchMetrics, sink: InMemorySink) -> None:
+def test_a_single_datum_that_is_too_large_is_dropped_with_its_reason(
+    client: CloudWatchMetrics, sink: InMemorySink
+) -> None:
     """Nothing else can be done with it; its neighbours are delivered."""
 
     def fail(batch: Batch) -> None:
@@ -279,7 +286,7 @@ def test_half_an_hour_of_outage_loses_nothing(
             assert set(datum.values) == {float((datum.timestamp - start) // 60)}
             by_minute[datum.timestamp] = by_minute.get(datum.timestamp, 0) + datum.measurements
     assert by_minute == {start + 60 * minute: 10 for minute in range(45)}
-    gaps = [later - earlier for earlier, later in zip(attempts_while_open, attempts_while_open[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(attempts_while_open)]
     assert attempts_while_open
     assert all(gap >= 300.0 for gap in gaps), gaps
 
@@ -330,7 +337,9 @@ def test_throttling_is_retried_and_opens_the_breaker_only_when_it_persists(
     assert client.stats().pending == 1
 
 
-def test_the_servers_own_waiting_time_is_honoured(client: CloudWatchMetrics, sink: InMemorySink, runtime: ManualRuntime) -> None:
+def test_the_servers_own_waiting_time_is_honoured(
+    client: CloudWatchMetrics, sink: InMemorySink, runtime: ManualRuntime
+) -> None:
     """A Retry-After of 40 seconds means no call for 40 seconds."""
     calls: list[float] = []
 
@@ -423,7 +432,9 @@ def test_reject_refuses_while_open_and_lets_a_record_be_the_probe_afterwards(
     assert_balanced(client)
 
 
-def test_a_disabled_breaker_lets_every_call_pass(client: CloudWatchMetrics, sink: InMemorySink, runtime: ManualRuntime) -> None:
+def test_a_disabled_breaker_lets_every_call_pass(
+    client: CloudWatchMetrics, sink: InMemorySink, runtime: ManualRuntime
+) -> None:
     """Operators can insist."""
     client.disable_breaker()
 
@@ -541,7 +552,9 @@ def test_a_stopped_client_refuses_and_can_be_started_again(client: CloudWatchMet
     assert_balanced(client)
 
 
-def test_an_error_inside_the_sink_does_not_end_the_flusher(client: CloudWatchMetrics, sink: InMemorySink, runtime: ManualRuntime) -> None:
+def test_an_error_inside_the_sink_does_not_end_the_flusher(
+    client: CloudWatchMetrics, sink: InMemorySink, runtime: ManualRuntime
+) -> None:
     """A sink that raises anything at all is unavailable, and the batch is kept."""
     failures = iter([ZeroDivisionError(), MemoryError(), KeyError("x")])
 

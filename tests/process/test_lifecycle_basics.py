@@ -51,7 +51,9 @@ def run(script: str, endpoint_url: str, **environ: str) -> subprocess.CompletedP
     )
 
 
-RECORD = "from retainwise_metrics import get_metrics_client as client\nfor _ in range(7): client().increment_counter('A')\n"
+RECORD = (
+    "from retainwise_metrics import get_metrics_client as client\nfor _ in range(7): client().increment_counter('A')\n"
+)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ The truth is kept here, beside the library: what the test handed in, and what th
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from retainwise_metrics import CloudWatchMetrics, MetricsConfig
-from retainwise_metrics.datum import Batch, Datum
 from retainwise_metrics.sinks.base import (
     SinkForbidden,
     SinkRejected,
@@ -23,17 +23,21 @@ from retainwise_metrics.sinks.base import (
 )
 from retainwise_metrics.testing import InMemorySink, ManualRuntime
 
+if TYPE_CHECKING:
+    from retainwise_metrics.datum import Batch, Datum
+
 NAMES = ["A", "B", "Poison", "Huge"]
 FAILURES = {
     "works": None,
     "throttled": lambda: SinkThrottled("Throttling", retry_after_seconds=7.0),
     "unavailable": lambda: SinkUnavailable("503"),
     "forbidden": lambda: SinkForbidden("AccessDenied"),
-    "broken": lambda: ZeroDivisionError(),
+    "broken": ZeroDivisionError,
 }
 
 
 def is_poison(datum: Datum) -> bool:
+    """What the destination refuses."""
     return datum.series.name == "Poison"
 
 

@@ -129,7 +129,9 @@ def test_a_thousand_full_datums_are_split_by_bytes_and_values() -> None:
     name=printable,
     namespace=printable,
     dimensions=st.dictionaries(printable, st.text(min_size=1, max_size=50), max_size=5),
-    counted=st.lists(st.tuples(values, st.integers(1, 10**9)), min_size=1, max_size=150, unique_by=lambda pair: float(pair[0])),
+    counted=st.lists(
+        st.tuples(values, st.integers(1, 10**9)), min_size=1, max_size=150, unique_by=lambda pair: float(pair[0])
+    ),
     timestamp=st.integers(0, 4_000_000_000),
     resolution=st.sampled_from([1, 60]),
 )

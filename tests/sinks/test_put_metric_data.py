@@ -63,6 +63,7 @@ def batch_of(*values: float, name: str = "M") -> Batch:
 
 
 def outcome(sink: PutMetricDataSink, batch: Batch) -> SinkError | None:
+    """What a send raised, or None."""
     try:
         sink.send(batch)
     except SinkError as error:
@@ -138,7 +139,7 @@ def test_the_time_the_server_asks_for_is_read(
 
 
 def test_one_send_is_one_attempt(sink: PutMetricDataSink, cloudwatch: FakeCloudWatch) -> None:
-    """botocore does not retry behind the breaker's back."""
+    """There are no retries by botocore behind the breaker's back."""
     cloudwatch.faults.fail(503)
     outcome(sink, batch_of(1.0))
     assert len(cloudwatch.calls) == 1
@@ -225,7 +226,9 @@ def test_what_the_fake_refuses_never_leaves_a_client(cloudwatch: FakeCloudWatch)
     assert stats.dropped == {DropReason.INVALID_VALUE: 3_000}
     assert stats.failed_calls == 0
     assert cloudwatch.total_count() == stats.delivered == 9_000
-    assert cloudwatch.sum("RetainWise/MLPipeline", "Size", {"Kind": "k1"}) == pytest.approx(sum(i / 7 for i in range(1, 3_000, 3)))
+    assert cloudwatch.sum("RetainWise/MLPipeline", "Size", {"Kind": "k1"}) == pytest.approx(
+        sum(i / 7 for i in range(1, 3_000, 3))
+    )
     assert cloudwatch.percentile("RetainWise/MLPipeline", "Level", {}, 50.0) is None  # as on AWS: negative values
     assert cloudwatch.count("Other/App", "Done", {}) == 3_000
 
