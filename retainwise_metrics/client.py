@@ -21,7 +21,7 @@ from .lifecycle import LIFECYCLE
 from .pipeline.circuit_breaker import BreakerPolicy
 from .pipeline.intake import FOLD_AT, LOOKUP_SIZE, Destination, Schema
 from .pipeline.pipeline import Pipeline, PipelineSettings
-from .pipeline.reporting import logger
+from .pipeline.reporting import say
 from .runtime import SystemRuntime
 from .scoped import ScopedMetrics
 from .stats import DropReason
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from .catalogue import MetricSpec
     from .namespaces import MetricNamespace
     from .runtime import Runtime
     from .sinks.base import Sink
@@ -65,6 +66,10 @@ class Collector(NamedTuple):
 
     destination: Destination
     read: Callable[[], float]
+
+
+METRICS_DROPPED = "MetricsDropped"
+"""The metric of the catalogue that the client itself knows the value of."""
 
 
 def _zero() -> float:
@@ -99,6 +104,7 @@ class CloudWatchMetrics:
         self._specs = {(str(spec.namespace), spec.name): spec for spec in catalogue}
         self._collectors: dict[tuple[Series, ...], Collector] = {}
         self._levels: dict[tuple[Series, ...], Level] = {}
+        self._dropped_before = 0
         self._schemas: dict[object, Schema] = {}
         self._uses: dict[object, Schema] = {}
         self._pipeline = Pipeline(
@@ -264,10 +270,13 @@ class CloudWatchMetrics:
             namespace: None is the configured default.
             dimensions: Dimensions of every increment.
             emits_zero: Also record 0 once a minute, so that an alarm always has data; None: as the catalogue says.
+                The catalogue's `MetricsDropped` records what this client has dropped since the last minute instead of 0.
         """
         counter = Counter(self, name, _COUNT, namespace, dimensions)
-        if self._emits_zero(name, namespace) if emits_zero is None else emits_zero is True:
-            self._collect_from(counter, _zero)
+        spec = self._spec_of(name, namespace)
+        if (spec is not None and spec.emits_zero) if emits_zero is None else emits_zero is True:
+            counts_drops = spec is not None and spec.name == METRICS_DROPPED
+            self._collect_from(counter, self._newly_dropped if counts_drops else _zero)
         return counter
 
     def gauge(
@@ -422,6 +431,7 @@ class CloudWatchMetrics:
         """
         for level in self._levels.values():
             level.after_fork()
+        self._dropped_before = 0
         self._pipeline.after_fork()
 
     def __repr__(self) -> str:
@@ -551,15 +561,19 @@ class CloudWatchMetrics:
             return True
         if not self._told_disabled:
             self._told_disabled = True
-            logger().warning("CloudWatch metrics are disabled, nothing is recorded: %s", self.config.why_disabled())
+            say(f"CloudWatch metrics are disabled, nothing is recorded: {self.config.why_disabled()}")
         return False
 
-    def _emits_zero(self, name: object, namespace: object) -> bool:
+    def _spec_of(self, name: object, namespace: object) -> MetricSpec | None:
         try:
-            spec = self._specs.get((self._namespace_text(namespace), name))  # type: ignore[arg-type]  # any object
+            return self._specs.get((self._namespace_text(namespace), name))  # type: ignore[arg-type]  # any object
         except Exception:  # noqa: BLE001 - what is wrong with them is said when something is recorded
-            return False
-        return spec is not None and spec.emits_zero
+            return None
+
+    def _newly_dropped(self) -> int:
+        dropped = sum(self.stats().dropped.values())
+        new, self._dropped_before = dropped - self._dropped_before, dropped
+        return new
 
     def _collect_from(self, instrument: Counter | Gauge, read: Callable[[], float]) -> bool:
         """

@@ -1,21 +1,29 @@
 """
 What happens to clients when the process forks or ends. One object, registered with the interpreter once, holding clients weakly.
+
+Rules
+1. A forked child logs nothing and takes no lock before its clients are empty: whoever held it may not exist there.
+2. At exit all clients end at the same time, within one deadline: one that hangs must not take the time of the others.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-import time
-import weakref
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
-from .runtime import IMPORTS
+from .runtime import IMPORTS, SystemRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .client import CloudWatchMetrics
+
+LAST = -100
+"""Priority among the finalisers of multiprocessing: after those of its queues (-5) and of the application."""
 
 
 class Lifecycle:
@@ -28,15 +36,16 @@ class Lifecycle:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._clients: weakref.WeakSet[CloudWatchMetrics] = weakref.WeakSet()
+        self._clients: WeakValueDictionary[int, CloudWatchMetrics] = WeakValueDictionary()
         self._forks_watched = False
         self._exit_watched = False
+        self._worker_exit_watched = False
 
     def watch(self, client: CloudWatchMetrics) -> None:
         """
         Look after a client from its making: threads may be starting it at the very moment another one forks.
         """
-        self._clients.add(client)
+        self._clients[id(client)] = client
         if not self._forks_watched and hasattr(os, "register_at_fork"):
             self._forks_watched = True
             os.register_at_fork(after_in_child=self.after_fork)
@@ -50,22 +59,25 @@ class Lifecycle:
         self._exit_watched = True
         # boto3 imports this module, and once the interpreter has begun to end it cannot be imported any more: a program that ends before
         # its first flush could not deliver at exit. Whoever uses asyncio or boto3 has it already.
-        import concurrent.futures.thread  # noqa: F401
-
+        with suppress(RuntimeError):
+            import concurrent.futures.thread  # noqa: F401
         atexit.register(self.stop_all)
         # Hooks run in reverse order, and that import has registered logging's, which takes the lock that importing boto3 needs: registered
         # after it, ours waits for the import before that lock is taken.
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=IMPORTS.before_fork, after_in_parent=IMPORTS.after_fork_in_parent)
+        self._stop_at_worker_exit()
 
     def stop_all(self) -> None:
         """
         Stop every client within one deadline shared by all: the longest any of them is configured with.
         """
         # One that the application has stopped has had its time; if its thread still hangs in a call, waiting again would not help.
-        clients = [client for client in self._clients if not client.stopped]
+        clients = [client for client in self._alive() if not client.stopped]
         budget = max((client.config.shutdown_timeout_seconds for client in clients), default=0.0)
         deadline = self._monotonic() + budget
+        for client in clients:
+            client._pipeline.begin_stop(budget)  # noqa: SLF001 - nobody else has to stop several clients at once
         for client in clients:
             client.stop(max(deadline - self._monotonic(), 0.0))
 
@@ -74,9 +86,30 @@ class Lifecycle:
         In a child: every client starts empty, on its own thread, with its own connection.
         """
         IMPORTS.after_fork_in_child()
-        for client in list(self._clients):
-            client.after_fork()
+        for client in self._alive():
+            # A sink may be the application's; what it raises must not keep the next client from being emptied.
+            with suppress(Exception):
+                client.after_fork()
+        self._worker_exit_watched = False
+        util = sys.modules.get("multiprocessing.util")
+        if self._exit_watched and util is not None:
+            # A child of multiprocessing begins by forgetting all finalisers, and then calls this.
+            util.register_after_fork(self, Lifecycle._stop_at_worker_exit)
+
+    def _stop_at_worker_exit(self) -> None:
+        """
+        A forked child of multiprocessing ends without `atexit`, but not without its own finalisers.
+        """
+        process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+        if self._worker_exit_watched or process is None or util is None or process.parent_process() is None:
+            return
+        self._worker_exit_watched = True
+        util.Finalize(None, self.stop_all, exitpriority=LAST)
+
+    def _alive(self) -> list[CloudWatchMetrics]:
+        # `valuerefs` copies in one step; iterating would fail if another thread made a client meanwhile.
+        return [client for reference in self._clients.valuerefs() if (client := reference()) is not None]
 
 
-LIFECYCLE = Lifecycle(time.monotonic)
+LIFECYCLE = Lifecycle(SystemRuntime().monotonic)
 """The process's one; the module that holds it is the only place with this state."""

@@ -7,8 +7,8 @@ Rules
 3. Nothing waits for time to pass by sleeping: a worker waits on its mailbox, so any message interrupts any wait. (`pause` is the length of
    a breath, to let other threads run.)
 
-The wall clock is looked up on each call, so that tools which freeze it (freezegun) freeze the timestamps. The monotonic clock is held
-by reference, out of their reach: with time frozen, a flush is still due after a real minute.
+The wall clock is looked up on each call, so that tools which freeze it (freezegun) freeze the timestamps. The monotonic clock is read
+where they do not reach: with time frozen, a flush is still due after a real minute.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import queue
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -177,17 +178,32 @@ class ThreadWorker:
     def __init__(self, job: Job, name: str) -> None:
         self._mailbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._job = job
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        delay = self._job.step(None)
-        while delay is not None:
-            try:
-                message = self._mailbox.get(timeout=delay) if delay > 0 else self._mailbox.get_nowait()
-            except queue.Empty:
-                message = None
-            delay = self._job.step(message)
+        try:
+            delay = self._job.step(None)
+            while delay is not None:
+                delay = self._job.step(self._receive(delay))
+        finally:
+            self._ended = True
+            self._dismiss()
+
+    def _receive(self, seconds: float) -> object | None:
+        try:
+            return self._mailbox.get(timeout=seconds) if seconds > 0 else self._mailbox.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _dismiss(self) -> None:
+        """
+        Tell whoever asked too late that there will be no answer.
+        """
+        while (message := self._receive(0)) is not None:
+            if isinstance(message, Question):
+                message.replies.put(None)
 
     def post(self, message: object) -> None:
         """
@@ -202,8 +218,10 @@ class ThreadWorker:
         if self._thread.ident == _thread.get_ident():
             return None  # the worker cannot wait for itself: a sink or callback that calls flush() gets no answer instead of a hang
         self._mailbox.put(question)
+        if self._ended:
+            self._dismiss()
         try:
-            return question.replies.get(timeout=max(timeout, 0.0))
+            return question.replies.get(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
         except queue.Empty:
             return None
 
@@ -211,7 +229,16 @@ class ThreadWorker:
         """
         Whether the thread runs.
         """
-        return self._thread.is_alive()
+        return not self._ended and self._thread.is_alive()
+
+
+def _unfrozen_monotonic() -> Callable[[], float]:
+    """
+    The clock behind `time.monotonic`: this module may be imported while a tool has put another function in its place.
+    """
+    if hasattr(time, "clock_gettime"):
+        return partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    return time.monotonic
 
 
 class SystemRuntime:
@@ -219,7 +246,7 @@ class SystemRuntime:
     The real thing: the system's clocks, the system's randomness, real threads.
     """
 
-    _monotonic: Callable[[], float] = staticmethod(time.monotonic)
+    _monotonic: Callable[[], float] = staticmethod(_unfrozen_monotonic())
     _sleep: Callable[[float], None] = staticmethod(time.sleep)
 
     def wall(self) -> float:

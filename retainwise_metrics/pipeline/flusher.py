@@ -41,6 +41,9 @@ TICK_SECONDS = 1.0
 SHORTEST_WAIT_SECONDS = 0.001
 """Less than this is not worth a wake-up."""
 
+LATENESS_SECONDS = 0.01
+"""How late a full minute may be noticed; time that is frozen just before one must not keep the flusher busy."""
+
 ITEMS_PER_STEP = 100
 """Channels folded, and windows sealed, before other threads get a turn."""
 
@@ -62,12 +65,11 @@ class Flush(Question):
     Somebody waits until everything recorded so far is delivered.
     """
 
-    __slots__ = ("answered", "before")
+    __slots__ = ("before",)
 
     def __init__(self, deadline: float) -> None:
         super().__init__(deadline)
         self.before: DeliveryCounts | None = None
-        self.answered = False
 
 
 class Stop(Flush):
@@ -90,6 +92,8 @@ class Flusher:
         reporter: Says what went wrong.
         interval_seconds: Between two flushes.
         collect: Called before each flush, at most once a minute: records what is read rather than counted.
+        leave: Called when a `Stop` has been carried out: does what it is given and says whether the job is over, unless the client was
+            started again meanwhile.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Flusher:
         reporter: Reporter,
         interval_seconds: float,
         collect: Callable[[], None],
+        leave: Callable[[Callable[[], None]], bool],
     ) -> None:
         self._runtime = runtime
         self._intake = intake
@@ -109,7 +114,10 @@ class Flusher:
         self._reporter = reporter
         self._interval = interval_seconds
         self._collect = collect
-        self._collected_minute = -1
+        self._leave = leave
+        self._minute = -1.0
+        """The minute of the last fold, counted from the epoch."""
+        self._collected_minute = -1.0
         self.collecting = False
         """Whether the collectors record just now: at the end they still may, when nobody else may any more."""
         self._flushes: list[Flush] = []
@@ -133,7 +141,9 @@ class Flusher:
         """
         try:
             return self._step(message)
-        except Exception:  # noqa: BLE001 - a flusher that dies is a blackout; this is the last line of defence
+        except KeyboardInterrupt:  # only where the caller does the work
+            raise
+        except BaseException:  # noqa: BLE001 - a flusher that dies is a blackout; this is the last line of defence
             self._reporter.failure("flusher", "internal error in the metrics flusher; it goes on in a second")
             return TICK_SECONDS
 
@@ -151,10 +161,7 @@ class Flusher:
             self._intake.rotate()
         self._send_one()
         self._report()
-        if self._answer():
-            self._sink.close()
-            return None
-        return self._delay()
+        return None if self._answer() else self._delay()
 
     def _next_flush(self, now: float) -> None:
         if now >= self._flush_at:
@@ -173,30 +180,28 @@ class Flusher:
             return 0.0
         # A difference of two clock readings may be too small to move either clock.
         delay = max(delay, SHORTEST_WAIT_SECONDS)
-        if self._intake.open_windows() or self._intake.holds_values():
-            to_full_minute = 60.0 - self._runtime.wall() % 60.0
-            return min(delay, TICK_SECONDS, max(to_full_minute, SHORTEST_WAIT_SECONDS))
+        to_full_minute = max(60.0 - self._runtime.wall() % 60.0, LATENESS_SECONDS)
+        if self._intake.open_windows() or self._intake.has_news():
+            return min(delay, to_full_minute, TICK_SECONDS)
         # Set before looking once more: a caller that recorded in between either sees the flag and wakes us, or is seen here.
         self._intake.asleep = True
-        return 0.0 if self._intake.holds_values() else delay
+        # Even in sleep a wait ends with the minute: a caller that was about to append to a list when it was emptied wakes nobody.
+        return 0.0 if self._intake.has_news() else min(delay, max(to_full_minute, TICK_SECONDS))
 
     # ---- fold and seal ----
 
     def _fold_if_due(self) -> None:
-        minute_is_over = self._runtime.wall() // 60 * 60 != self._intake.open_minute
-        if minute_is_over or self._runtime.monotonic() >= self._fold_at:
+        if self._runtime.wall() // 60 != self._minute or self._runtime.monotonic() >= self._fold_at:
             self.fold()
 
     def fold(self) -> None:
         """
-        Fold everything recorded so far into the open minute, then move on to the minute it is now.
+        Fold everything recorded so far.
         """
         self._fold_at = self._runtime.monotonic() + TICK_SECONDS
-        minute = int(self._runtime.wall() // 60) * 60
+        self._minute = self._runtime.wall() // 60
         for channels in _chunks(self._intake.channels()):
             self._repeat(partial(self._intake.fold_step, channels), FOLD_AT, FOLDS_PER_CHUNK)
-        # Before the inbox, whose entries know their window: until this is set, callers in a new minute have to go through the inbox too.
-        self._intake.open_minute = minute
         self._repeat(self._intake.drain_step, INBOX_STEP, DRAINS)
 
     def _repeat(self, step: Callable[[], int], full: int, most: int) -> None:
@@ -222,10 +227,9 @@ class Flusher:
             self._runtime.pause()
 
     def _collect_once_a_minute(self) -> None:
-        minute = self._intake.open_minute
-        if minute == self._collected_minute:
+        if self._minute == self._collected_minute:
             return
-        self._collected_minute = minute
+        self._collected_minute = self._minute
         self.collecting = True
         try:
             self._collect()
@@ -241,10 +245,13 @@ class Flusher:
             self.counts = self._delivery.counts()
         if batch is None:
             return
-        error = self.call(batch)
-        with self.deciding:
-            self._delivery.settle(error, self._runtime.monotonic())
-            self.counts = self._delivery.counts()
+        error: SinkError | None = SinkUnavailable("the call was interrupted")
+        try:
+            error = self.call(batch)
+        finally:
+            with self.deciding:
+                self._delivery.settle(error, self._runtime.monotonic())
+                self.counts = self._delivery.counts()
         self._runtime.pause()
 
     def call(self, batch: Batch) -> SinkError | None:
@@ -281,26 +288,36 @@ class Flusher:
         """
         if not self._flushes:
             return False
+        stopping = any(isinstance(flush, Stop) for flush in self._flushes)
         now = self._runtime.monotonic()
         due = self._delivery.seconds_until_due(now)
+        if stopping and due is None:
+            # Somebody may have been about to append when the client was stopped.
+            self._gather()
+            due = self._delivery.seconds_until_due(now)
         certain = [flush for flush in self._flushes if due is None or now + due >= flush.deadline]
-        over = any(isinstance(flush, Stop) for flush in certain)
+        over = any(isinstance(flush, Stop) for flush in certain) and self._leave(self._give_up)
         if over:
             certain = list(self._flushes)
-            self._give_up()
+            self._report()
         for flush in certain:
             self._flushes.remove(flush)
             flush.replies.put(self._result(flush))
         return over
 
-    def _give_up(self) -> None:
-        # Somebody may have been about to append when the client was stopped.
+    def _gather(self) -> None:
         self.fold()
         self._hand_over()
+
+    def _give_up(self) -> None:
+        self._gather()
         with self.deciding:
             self._delivery.drop_everything(DropReason.SHUTDOWN)
             self.counts = self._delivery.counts()
-        self._report()
+        try:
+            self._sink.close()
+        except Exception:  # noqa: BLE001 - a sink is somebody's code
+            self._reporter.failure("close", "closing the metrics sink failed")
 
     def _result(self, flush: Flush) -> FlushResult:
         before, after = flush.before or self.counts, self.counts

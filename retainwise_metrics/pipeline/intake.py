@@ -10,8 +10,9 @@ Rules
 5. The fast path (in `client.put_metric` and in the bound handles) only appends to a list that is *not empty*. Whatever must be decided
    per value - is it a new minute? is the client stopped? is the flusher asleep? - is decided by the slow path here, for the first value
    after each fold. Emptying the lists is therefore how the flusher makes every caller look again.
-6. A value belongs to the window that was open when its list was last empty. The flusher folds every second and at each full minute, so
-   the error is the lateness of that wake-up. Explicit timestamps and one-second series carry their own window through the inbox.
+6. All values of a list belong to one minute: that of the first value after the list was empty. The flusher empties the lists every
+   second and at each full minute, so the error is the lateness of that wake-up; and whoever takes the slow path in a new minute does not
+   wait for it, but turns the channel over. Explicit timestamps and one-second series carry their own window through the inbox.
 """
 
 from __future__ import annotations
@@ -79,11 +80,13 @@ class Channel:
     The unfolded values of one destination, after the cardinality guard has had its say.
     """
 
-    __slots__ = ("pending", "retired", "series")
+    __slots__ = ("minute", "pending", "retired", "series")
 
     def __init__(self, series: tuple[Series, ...]) -> None:
         self.series = series
         self.pending: list[float] = []
+        self.minute = 0
+        """Start of the minute that all of `pending` belongs to; it changes under the lock, while the list is empty."""
         self.retired = False
         """Its series lost their place: whoever still holds on to it has to ask for a new one."""
 
@@ -175,7 +178,7 @@ class Intake:
 
     Args:
         wall: Reads the wall clock, epoch seconds.
-        guard: Decides which series get a place of their own.
+        make_guard: Makes what decides which series get a place of their own.
         max_distinct: How many distinct values a window keeps exactly.
         max_channels: Bound on what the guard cannot bound: it folds dimension values, but a made-up metric name stays a name.
         wake: Called (from any thread, any number of times) when the flusher sleeps and there is something to do.
@@ -184,14 +187,14 @@ class Intake:
     def __init__(
         self,
         wall: Callable[[], float],
-        guard: CardinalityGuard,
+        make_guard: Callable[[], CardinalityGuard],
         max_distinct: int,
         max_channels: int,
         wake: Callable[[], None],
     ) -> None:
         self._max_channels = max_channels
         self._wall = wall
-        self._guard = guard
+        self._make_guard = make_guard
         self._max_distinct = max_distinct
         self._wake = wake
         self._refused_by: Callable[[], DropReason | None] = lambda: None
@@ -199,15 +202,16 @@ class Intake:
 
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
+        self._guard = self._make_guard()
         self._inbox: deque[tuple[Channel | Destination, int, float]] = deque()
-        self._refused: deque[DropReason] = deque()
+        # Lists whose length alone counts: appending is atomic, and counting costs nothing however many are refused.
+        self._refused: dict[DropReason, list[None]] = {reason: [] for reason in DropReason}
         self._windows = Windows(self._max_distinct)
         self._channels: dict[tuple[Series, ...], Channel] = {}
         self._retired: dict[Channel, int] = {}
         self._series: dict[Series, Series] = {}
         self.published = IntakeCounts(0, 0, {})
         """The intake's books, replaced as a whole."""
-        self.open_minute = 0
         self.asleep = True
         self.unattended = False
         """Nobody folds in the background: every value brings its own window."""
@@ -219,7 +223,7 @@ class Intake:
         Start empty in a child process: what was recorded before belongs to the parent.
 
         Lists are emptied in place, because bound handles and schemas hold on to them. The lock may have been held by a thread that
-        does not exist here, so it is made anew.
+        does not exist here, and what it protects may have been half changed, so all of it is made anew.
         """
         inherited = [*self._channels.values(), *self._retired]
         self._start_empty()
@@ -246,11 +250,12 @@ class Intake:
         """
         if note:
             self.notes[reason] = note
-        self._refused.extend([reason] * measurements)
+        uncounted = self._refused[reason]
+        uncounted.extend([None] * measurements)
         # Normally the flusher counts them, but after `stop` there is none.
-        if len(self._refused) >= FOLD_AT and self._lock.acquire(blocking=False):
+        if len(uncounted) >= FOLD_AT and self._lock.acquire(blocking=False):
             try:
-                self._count()
+                self._count_refused()
             finally:
                 self._lock.release()
         self.rouse()
@@ -282,15 +287,30 @@ class Intake:
             target = self._channels.get(target.series) or Destination(target.series, private=False)
         first = target.series[0]
         window = first.window_of(self._wall() if timestamp is None else timestamp)
-        if isinstance(target, Channel) and self._may_append(first, window, timestamp):
+        if isinstance(target, Channel) and timestamp is None and self._is_open(target, window):
             taken = self._append(target, value)
         else:
             taken = self._post(target, window, value)
         self.rouse()
         return taken
 
-    def _may_append(self, series: Series, window: int, timestamp: float | None) -> bool:
-        return window == self.open_minute and timestamp is None and series.resolution != 1 and not self.unattended
+    def _is_open(self, channel: Channel, window: int) -> bool:
+        """
+        Whether the channel's list takes values of this window. The first one who asks in a new minute turns it over to that.
+        """
+        if self.unattended or channel.series[0].resolution == 1:
+            return False
+        if channel.minute == window:
+            return True
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._fold(channel, FOLD_AT)
+            if not channel.pending:
+                channel.minute = window
+            return channel.minute == window
+        finally:
+            self._lock.release()
 
     def rouse(self) -> None:
         """
@@ -333,7 +353,7 @@ class Intake:
         if not values:
             return 0
         del channel.pending[: len(values)]
-        self._fold_into(channel, self.open_minute, values)
+        self._fold_into(channel, channel.minute, values)
         self._touch(channel, len(values))
         return len(values)
 
@@ -348,21 +368,26 @@ class Intake:
         self._count(folded=len(values) * len(channel.series))
 
     def _drain(self, most: int) -> int:
-        for drained in range(most):
-            try:
-                target, window, value = self._inbox.popleft()
-            except IndexError:
-                return drained
+        """
+        Fold the oldest entries of the inbox, those of one channel and window together: one by one, a few callers could outrun this.
+        """
+        together: dict[tuple[Channel, int], list[float]] = {}
+        drained = 0
+        while drained < most and self._inbox:
+            target, window, value = self._inbox.popleft()
+            drained += 1
             channel = target if isinstance(target, Channel) else self._channels.get(target.series)
             if channel is not None:
                 self._touch(channel, 1)
             else:
                 channel = self._place(target)
             if channel is not None:
-                self._fold_into(channel, window, [value])
+                together.setdefault((channel, window), []).append(value)
             else:
-                self._refused.extend([DropReason.TOO_MANY_SERIES] * len(target.series))
-        return most
+                self._refused[DropReason.TOO_MANY_SERIES].extend([None] * len(target.series))
+        for (channel, window), values in together.items():
+            self._fold_into(channel, window, values)
+        return drained
 
     def _place(self, destination: Channel | Destination) -> Channel | None:
         placed = tuple(self._place_series(series) for series in destination.series)
@@ -381,13 +406,17 @@ class Intake:
 
     def _count(self, folded: int = 0, taken: int = 0) -> None:
         counts = self.published
-        refused = counts.refused
-        if self._refused:
-            refused = dict(Counter(refused) + Counter(self._take_refused()))
-        self.published = IntakeCounts(counts.folded + folded, counts.taken + taken, refused)
+        self.published = IntakeCounts(counts.folded + folded, counts.taken + taken, counts.refused)
 
-    def _take_refused(self) -> list[DropReason]:
-        return [self._refused.popleft() for _ in range(len(self._refused))]
+    def _count_refused(self) -> None:
+        new = self._uncounted()
+        if new:
+            for reason, count in new.items():
+                del self._refused[reason][:count]
+            self.published = self.published._replace(refused=dict(Counter(self.published.refused) + Counter(new)))
+
+    def _uncounted(self) -> dict[DropReason, int]:
+        return {reason: len(uncounted) for reason, uncounted in self._refused.items() if uncounted}
 
     # ---- the flusher: waits for the lock, a little at a time ----
 
@@ -405,7 +434,7 @@ class Intake:
                     folded += self._fold(channel, FOLD_AT)
                 if folded >= FOLD_AT:
                     break
-            self._count()
+            self._count_refused()
         return folded
 
     def drain_step(self) -> int:
@@ -417,21 +446,26 @@ class Intake:
         """
         with self._lock:
             drained = self._drain(INBOX_STEP)
-            self._count()
+            self._count_refused()
         return drained
 
     def channels(self) -> list[Channel]:
         """
         Every channel, retired ones included.
         """
-        with self._lock:
-            return [*self._channels.values(), *self._retired]
+        return [*self._channels.values(), *self._retired]
 
     def holds_values(self) -> bool:
         """
-        Whether anything waits to be folded.
+        Whether any value waits to be folded.
         """
-        return bool(self._inbox or self._refused) or any(channel.pending for channel in self.channels())
+        return bool(self._inbox) or any(channel.pending for channel in self.channels())
+
+    def has_news(self) -> bool:
+        """
+        Whether anything waits to be folded, or to be counted as refused.
+        """
+        return bool(self._uncounted()) or self.holds_values()
 
     def open_windows(self) -> int:
         """
@@ -479,7 +513,7 @@ class Intake:
             unfolded = sum(len(target.series) for target, _, _ in list(self._inbox))
             for channel in [*self._channels.values(), *self._retired]:
                 unfolded += len(channel.pending) * len(channel.series)
-            return self.published, unfolded, dict(Counter(list(self._refused)))
+            return self.published, unfolded, self._uncounted()
         finally:
             if held:
                 self._lock.release()

@@ -10,9 +10,11 @@ Rules
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from retainwise_metrics.dimensions.cardinality import CardinalityGuard
+from retainwise_metrics.sinks.base import SinkUnavailable
 from retainwise_metrics.stats import BreakerState, ClientStats, DropReason, FlushResult
 
 from .backlog import Backlog
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from retainwise_metrics.datum import Datum
     from retainwise_metrics.runtime import Job, Question, Runtime, Worker
-    from retainwise_metrics.sinks.base import Sink
+    from retainwise_metrics.sinks.base import Sink, SinkError
 
 WAKE = object()
 """A message that only ends a wait."""
@@ -41,6 +43,9 @@ FEW_CHANNELS = 1_000
 """Channels that every client may have, however small its cap."""
 
 THREAD_NAME = "retainwise-metrics"
+
+START_SECONDS = 5.0
+"""Longest wait for another thread that is just starting or ending the worker."""
 
 
 class PipelineSettings(NamedTuple):
@@ -96,10 +101,11 @@ class Pipeline:
         self._collect = collect
         self._starts = starts
         self.reporter = Reporter(runtime.monotonic)
-        guard = CardinalityGuard(max_series=settings.max_series, max_series_per_metric=settings.max_series_per_metric)
         self.intake = Intake(
             runtime.wall,
-            guard,
+            partial(
+                CardinalityGuard, max_series=settings.max_series, max_series_per_metric=settings.max_series_per_metric
+            ),
             settings.max_distinct_values,
             CHANNELS_PER_SERIES * settings.max_series + FEW_CHANNELS,
             self._wake,
@@ -126,6 +132,7 @@ class Pipeline:
             self.reporter,
             settings.flush_interval_seconds,
             self._collect,
+            self._leave,
         )
         self._worker: Worker | None = None
         self.stopped = False
@@ -140,7 +147,7 @@ class Pipeline:
         Start the background work unless it runs; after `stop`, start again.
         """
         self.stopped = False
-        self._ensure_worker()
+        self._ensure_worker(START_SECONDS)
 
     def _wake(self) -> None:
         worker = self._worker
@@ -149,21 +156,37 @@ class Pipeline:
         elif not self.stopped:
             self._ensure_worker()
 
-    def _ensure_worker(self) -> Worker | None:
+    def _ensure_worker(self, patience_seconds: float = 0.0) -> Worker | None:
+        """
+        The worker, started if need be. Whoever records does not wait while somebody else starts it.
+        """
         worker = self._worker
         if worker is not None and worker.is_alive():
             return worker
-        # Whoever is second does not wait: the first one is about to finish, and a record never blocks.
-        if not self._starting.acquire(blocking=False):
+        if not self._starting.acquire(timeout=min(max(patience_seconds, 0.0), START_SECONDS)):
             return None
         try:
-            if worker is not None and not self.stopped:
-                self.reporter.warn("revived", "the metrics thread had ended; it has been started again")
+            worker = self._worker
+            if worker is not None and worker.is_alive():
+                return worker
             self._starts()
             self._worker = self._new_worker()
         finally:
             self._starting.release()
+        if worker is not None:
+            self.reporter.warn("revived", "the metrics thread had ended; it has been started again")
         return self._worker
+
+    def _leave(self, give_up: Callable[[], None]) -> bool:
+        """
+        Let go of the worker that asks, unless the client was started again: then it goes on.
+        """
+        with self._starting:
+            if self.stopped:
+                give_up()
+                self._worker = None
+                self.intake.asleep = True
+            return self.stopped
 
     def _new_worker(self) -> Worker:
         try:
@@ -187,7 +210,7 @@ class Pipeline:
         if worker is None or not worker.is_alive():
             if self.stopped or (not self.intake.holds_values() and not self.intake.open_windows()):
                 return FlushResult(0, 0, self.stats().pending)
-            worker = self._ensure_worker()
+            worker = self._ensure_worker(timeout)
         return self._ask(worker, Flush(self._runtime.monotonic() + timeout), timeout)
 
     def stop(self, timeout: float) -> FlushResult:
@@ -198,18 +221,21 @@ class Pipeline:
         if worker is None or not worker.is_alive():
             if not self.intake.holds_values() and not self.intake.open_windows():
                 return FlushResult(0, 0, self.stats().pending)
-            worker = self._ensure_worker()
-        stop = Stop(self._runtime.monotonic() + timeout)
-        result = self._ask(worker, stop, timeout)
-        if stop.answered:
-            self._worker = None
-        return result
+            worker = self._ensure_worker(timeout)
+        return self._ask(worker, Stop(self._runtime.monotonic() + timeout), timeout)
+
+    def begin_stop(self, timeout: float) -> None:
+        """
+        Let `stop` begin without waiting for it; whoever wants its result calls `stop` afterwards.
+        """
+        worker, self.stopped = self._worker, True
+        if worker is not None and worker.is_alive():
+            worker.post(Stop(self._runtime.monotonic() + timeout))
 
     def _ask(self, worker: Worker | None, question: Flush, timeout: float) -> FlushResult:
         before = self._flusher.counts
         answer = worker.ask(question, timeout) if worker is not None else None
         if isinstance(answer, FlushResult):
-            question.answered = True
             return answer
         after = self._flusher.counts
         dropped = sum(after.dropped.values()) - sum(before.dropped.values())
@@ -227,9 +253,9 @@ class Pipeline:
         """
         Start empty in a child process; the parent keeps, and delivers, what was pending.
         """
-        self._sink.after_fork()
         self.intake.after_fork()
         self._begin()
+        self._sink.after_fork()
 
     # ---- one datum now ----
 
@@ -249,10 +275,14 @@ class Pipeline:
                 reason = DropReason.STOPPED if self.stopped else DropReason.BREAKER_OPEN
                 self._book(measurements, dropped=reason)
                 return False
-        error = flusher.call(batch)
-        with flusher.deciding:
-            self._delivery.observe(error, self._runtime.monotonic())
-            self._book(measurements, dropped=None if error is None else DropReason.NOT_SENT)
+        error: SinkError | None = SinkUnavailable("the call was interrupted")
+        try:
+            error = flusher.call(batch)
+        finally:
+            # Whatever happens, the breaker has to learn what became of a call that it permitted.
+            with flusher.deciding:
+                self._delivery.observe(error, self._runtime.monotonic())
+                self._book(measurements, dropped=None if error is None else DropReason.NOT_SENT)
         return error is None
 
     def _book(self, measurements: int, dropped: DropReason | None) -> None:

@@ -6,6 +6,7 @@ Only the flusher's thread (or whoever does its work) writes them: a caller that 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +26,19 @@ def logger() -> logging.Logger:
     import logging
 
     return logging.getLogger(LOGGER_NAME)
+
+
+def say(message: str, *, with_traceback: bool = False) -> None:
+    """
+    Write one line at WARNING; with the traceback of the exception being handled, at ERROR.
+
+    Log handlers and filters are the application's: what they raise must reach neither a caller nor the flusher.
+    """
+    with suppress(Exception):
+        if with_traceback:
+            logger().exception("%s", message)
+        else:
+            logger().warning("%s", message)
 
 
 class Reporter:
@@ -56,7 +70,7 @@ class Reporter:
             return
         self._next[subject] = now + INTERVAL_SECONDS
         repeated = f" ({total} times since the last such line)" if total > 1 else ""
-        logger().warning("%s%s", message, repeated)
+        say(f"{message}{repeated}")
 
     def failure(self, subject: str, message: str) -> None:
         """
@@ -65,4 +79,4 @@ class Reporter:
         now = self._monotonic()
         if now >= self._next.get(subject, float("-inf")):
             self._next[subject] = now + INTERVAL_SECONDS
-            logger().exception("%s", message)
+            say(message, with_traceback=True)

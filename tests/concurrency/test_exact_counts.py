@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retainwise_metrics import CloudWatchMetrics, MetricsConfig
-from retainwise_metrics.runtime import SystemRuntime
-from retainwise_metrics.testing import InMemorySink
-from tests.concurrency.threads import PATIENCE_SECONDS, begin, together
+from tests.concurrency.threads import FOREVER_SECONDS, PATIENCE_SECONDS, begin, together
 from tests.helpers import NAMESPACE, assert_balanced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from retainwise_metrics.runtime import Job, Worker
+    from retainwise_metrics import CloudWatchMetrics
     from retainwise_metrics.testing import FakeCloudWatch
 
 THREADS = 8
@@ -26,17 +23,17 @@ DIMENSIONS = {"Endpoint": "/upload", "Method": "POST"}
 
 
 def put(client: CloudWatchMetrics) -> Callable[[int], bool]:
-    """One way to record: the hot path."""
+    """Through the client, dimensions each time."""
     return lambda value: client.put_metric("M", value, dimensions=DIMENSIONS)
 
 
 def count(client: CloudWatchMetrics) -> Callable[[int], bool]:
-    """One way to record: a bound counter."""
+    """Through a bound counter."""
     return client.counter("M").bind(**DIMENSIONS).inc
 
 
 def observe(client: CloudWatchMetrics) -> Callable[[int], bool]:
-    """One way to record: a histogram."""
+    """Through a histogram with dimensions of its own."""
     return client.histogram("M", dimensions=DIMENSIONS).observe
 
 
@@ -49,16 +46,19 @@ def test_every_record_of_eight_threads_arrives_once(
 ) -> None:
     """800,000 records beside constant flushes are 800,000 records on CloudWatch, with the same sum."""
     client = connect()
+    assert client.put_metric_sync("ConnectionIsMade", 1)
     record = way(client)
     over = threading.Event()
 
     def record_all() -> int:
-        return sum(record(value % 7) for value in range(RECORDS))
+        first_half = sum(record(value % 7) for value in range(RECORDS // 2))
+        assert cloudwatch.wait_for_calls(2, PATIENCE_SECONDS), "nothing is flushed while all are recording"
+        return first_half + sum(record(value % 7) for value in range(RECORDS // 2, RECORDS))
 
     def keep_flushing() -> int:
         flushes = 0
         while not over.is_set():
-            client.flush(PATIENCE_SECONDS)
+            client.flush(FOREVER_SECONDS)
             flushes += 1
         return flushes
 
@@ -66,12 +66,11 @@ def test_every_record_of_eight_threads_arrives_once(
     taken = together(*[record_all] * THREADS)
     over.set()
     assert flusher.result(PATIENCE_SECONDS) >= 1
-    assert client.flush(PATIENCE_SECONDS)
+    assert client.flush(FOREVER_SECONDS)
     assert sum(taken) == THREADS * RECORDS
     assert cloudwatch.count(NAMESPACE, "M", DIMENSIONS) == THREADS * RECORDS
     assert cloudwatch.sum(NAMESPACE, "M", DIMENSIONS) == THREADS * sum(value % 7 for value in range(RECORDS))
-    assert client.stats()[:4] == (THREADS * RECORDS, THREADS * RECORDS, 0, {})
-    assert len(cloudwatch.calls) >= 2
+    assert client.stats()[:4] == (THREADS * RECORDS + 1, THREADS * RECORDS + 1, 0, {})
 
 
 @pytest.mark.usefixtures("restless")
@@ -89,7 +88,7 @@ def test_one_new_series_for_all_who_ask_for_it_at_once(
             client.counter(f"Bound-{name}", dimensions={"Kind": "fresh"}).inc()
 
     together(*[be_first_again_and_again] * 16)
-    assert client.flush(PATIENCE_SECONDS)
+    assert client.flush(FOREVER_SECONDS)
     assert len(cloudwatch.series()) == client.stats().series == 200
     for name in range(100):
         assert cloudwatch.values(NAMESPACE, f"New-{name}", {"Kind": "fresh"}) == {2.0: 16}
@@ -112,7 +111,7 @@ def test_thousands_of_series_registered_by_threads(
         return taken
 
     taken = together(*(partial(register, own) for own in range(THREADS)))
-    assert client.flush(PATIENCE_SECONDS)
+    assert client.flush(FOREVER_SECONDS)
     assert cloudwatch.total_count() == sum(taken) == THREADS * 1000
     assert len(cloudwatch.series()) == client.stats().series == 500 + THREADS * 500
     for number in range(500):
@@ -133,7 +132,7 @@ def test_the_ledger_is_balanced_whenever_somebody_looks(connect: Callable[..., C
 
     def keep_flushing() -> None:
         while not over.is_set():
-            client.flush(PATIENCE_SECONDS)
+            client.flush(FOREVER_SECONDS)
 
     def keep_reading() -> int:
         looks = recorded = delivered = dropped = 0
@@ -154,30 +153,7 @@ def test_the_ledger_is_balanced_whenever_somebody_looks(connect: Callable[..., C
     taken = together(*[record] * 4)
     over.set()
     assert all(future.result(PATIENCE_SECONDS) != 0 for future in others)
-    assert client.flush(PATIENCE_SECONDS)
+    assert client.flush(FOREVER_SECONDS)
     stats = client.stats()
     assert (stats.recorded, stats.delivered, stats.pending) == (4 * 40_000, sum(taken), 0)
     assert sum(stats.dropped.values()) == 4 * 20_000
-
-
-class CountingRuntime(SystemRuntime):
-    """Counts the workers it starts."""
-
-    def __init__(self) -> None:
-        self.started = 0
-
-    def start(self, job: Job, name: str) -> Worker:
-        self.started += 1
-        return super().start(job, name)
-
-
-@pytest.mark.usefixtures("restless")
-def test_the_first_records_of_many_threads_start_one_worker() -> None:
-    """Two workers on one pipeline would send the same things at once."""
-    for _ in range(100):
-        runtime = CountingRuntime()
-        client = CloudWatchMetrics(MetricsConfig(catalogue=()), sink=InMemorySink(), runtime=runtime)
-        together(*(partial(client.put_metric, f"M{thread}", 1) for thread in range(16)))
-        assert client.stop(PATIENCE_SECONDS)
-        assert runtime.started == 1
-        assert client.stats().delivered == 16

@@ -11,10 +11,35 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from retainwise_metrics.datum import Batch
+
 Result = TypeVar("Result")
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 20.0
 """Far longer than anything here takes: only a deadlock takes longer."""
+
+FOREVER_SECONDS = 10 * PATIENCE_SECONDS
+"""A timeout that must never be needed: whoever waits for it fails the test first."""
+
+
+class Gate:
+    """
+    A call that hangs until it is let go: `InMemorySink(gate)`.
+    """
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, _: Batch | None = None) -> None:
+        self.reached.set()
+        assert self.opened.wait(PATIENCE_SECONDS)
+
+    def wait_until_reached(self) -> None:
+        assert self.reached.wait(PATIENCE_SECONDS)
+
+    def open(self) -> None:
+        self.opened.set()
 
 
 def begin(work: Callable[[], Result]) -> Future[Result]:
@@ -31,8 +56,8 @@ def begin(work: Callable[[], Result]) -> Future[Result]:
     return future
 
 
-def together(*works: Callable[[], Result]) -> list[Result]:
-    """Do several things at the same moment, each on a thread of its own, and wait for all of them."""
+def begin_together(*works: Callable[[], Result]) -> list[Future[Result]]:
+    """Do several things at the same moment, each on a thread of its own."""
     barrier = threading.Barrier(len(works))
 
     def after_the_others(work: Callable[[], Result]) -> Callable[[], Result]:
@@ -42,4 +67,9 @@ def together(*works: Callable[[], Result]) -> list[Result]:
 
         return run
 
-    return [future.result(PATIENCE_SECONDS) for future in [begin(after_the_others(work)) for work in works]]
+    return [begin(after_the_others(work)) for work in works]
+
+
+def together(*works: Callable[[], Result]) -> list[Result]:
+    """Do several things at the same moment, and wait for all of them."""
+    return [future.result(PATIENCE_SECONDS) for future in begin_together(*works)]

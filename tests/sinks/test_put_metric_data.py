@@ -212,6 +212,33 @@ def test_a_wrong_setting_holds_what_is_recorded_and_says_what_is_wrong(
     assert_balanced(client)
 
 
+def test_half_an_hour_of_outage_over_http(cloudwatch: FakeCloudWatch) -> None:
+    """The same with a real server that answers 503 and then refuses connections, the minutes passing on the manual clock."""
+    start = int(time.time()) // 60 * 60 - 3600
+    runtime = ManualRuntime(wall=float(start))
+    config = MetricsConfig(region="us-east-1", endpoint_url=cloudwatch.endpoint_url, catalogue=())
+    client = CloudWatchMetrics(config, runtime=runtime)
+    cloudwatch.faults.fail(503)
+    for minute in range(40):
+        if minute == 15:
+            cloudwatch.faults.refuse_connections()
+        if minute == 30:
+            cloudwatch.faults.clear()
+            cloudwatch.faults.accept_connections()
+        for _ in range(5):
+            client.put_metric("M", minute, namespace=NS)
+        runtime.advance(60.0)
+        assert_balanced(client)
+    runtime.advance(1500.0)
+    assert client.flush(timeout=60.0), client.stats()
+    assert client.stats().dropped == {}
+    assert cloudwatch.minutes(NS, "M", {}) == [start + 60 * minute for minute in range(40)]
+    assert all(cloudwatch.count(NS, "M", {}, minute=start + 60 * minute) == 5 for minute in range(40))
+    refused_before_opening, probes_in_thirty_minutes = 5, 4
+    assert len(cloudwatch.rejected_calls) <= refused_before_opening + probes_in_thirty_minutes
+    client.stop()
+
+
 def test_what_the_fake_refuses_never_leaves_a_client(cloudwatch: FakeCloudWatch) -> None:
     """End to end against the strict server: everything the client takes is accepted."""
     config = MetricsConfig(region="us-east-1", endpoint_url=cloudwatch.endpoint_url, batch_size=1000)
