@@ -8,6 +8,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from .client import CloudWatchMetrics
+from .exceptions import ConfigurationError
+from .pipeline.reporting import logger
+from .service import NullMetrics
 from .units import MetricUnit
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ class _Default:
     def __init__(self) -> None:
         self.client: CloudWatchMetrics | None = None
         self.making = threading.RLock()
+        self.complained = False
 
 
 _DEFAULT = _Default()
@@ -65,6 +69,19 @@ def reset_metrics_client(timeout: float = 5.0) -> None:
         previous.stop(timeout)
 
 
+def _client_in_any_case() -> CloudWatchMetrics | NullMetrics:
+    """
+    The process-wide client, or one that records nothing while a setting is wrong: recording never raises.
+    """
+    try:
+        return get_metrics_client()
+    except ConfigurationError as error:
+        if not _DEFAULT.complained:
+            _DEFAULT.complained = True
+            logger().error("metrics are not recorded: %s", error)
+        return NullMetrics()
+
+
 def put_metric(
     name: str,
     value: float,
@@ -76,9 +93,9 @@ def put_metric(
     storage_resolution: StorageResolution | int = 60,
 ) -> bool:
     """
-    `CloudWatchMetrics.put_metric` on the process-wide client.
+    `CloudWatchMetrics.put_metric` on the process-wide client; with a wrong setting it records nothing, and the log says why.
     """
-    return get_metrics_client().put_metric(
+    return _client_in_any_case().put_metric(
         name,
         value,
         unit,
@@ -99,9 +116,9 @@ def increment_counter(
     storage_resolution: StorageResolution | int = 60,
 ) -> bool:
     """
-    `CloudWatchMetrics.increment_counter` on the process-wide client.
+    `CloudWatchMetrics.increment_counter` on the process-wide client; otherwise like `put_metric` here.
     """
-    return get_metrics_client().increment_counter(
+    return _client_in_any_case().increment_counter(
         name,
         namespace=namespace,
         dimensions=dimensions,
@@ -121,9 +138,9 @@ def record_time(
     storage_resolution: StorageResolution | int = 60,
 ) -> bool:
     """
-    `CloudWatchMetrics.record_time` on the process-wide client.
+    `CloudWatchMetrics.record_time` on the process-wide client; otherwise like `put_metric` here.
     """
-    return get_metrics_client().record_time(
+    return _client_in_any_case().record_time(
         name,
         seconds,
         namespace=namespace,

@@ -12,8 +12,10 @@ untouched, so that the client refuses the record and counts it. Nothing in this 
 # ruff: noqa: ARG002  # a no-op takes arguments to ignore them
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
+from .limits import DIMENSIONS
 from .units import MetricUnit
 
 if TYPE_CHECKING:
@@ -320,6 +322,16 @@ class NullMetrics:
         return self
 
 
+def _bounded(inner: object) -> dict[str, object]:
+    """
+    A mapping as a dict; one dimension more than CloudWatch takes is enough to know that they are too many, and it may be endless.
+    """
+    if type(inner) is dict:
+        return inner
+    mapping = cast("Mapping[str, object]", inner)
+    return {name: mapping[name] for name in islice(mapping, DIMENSIONS + 1)}
+
+
 def merge_dimensions(outer: object, inner: object) -> Mapping[str, object]:
     """
     Dimensions of an enclosing scope joined with those of one call; where both name a dimension, the call wins.
@@ -336,6 +348,6 @@ def merge_dimensions(outer: object, inner: object) -> Mapping[str, object]:
     if inner is None or type(outer) is not dict:
         return outer  # type: ignore[return-value]  # a mistake travels on to whoever counts it
     try:
-        return {**outer, **inner}  # type: ignore[dict-item]
+        return {**outer, **_bounded(inner)}
     except Exception:  # noqa: BLE001  # the caller's mapping may raise anything, and recording never raises
         return inner  # type: ignore[return-value]

@@ -154,3 +154,15 @@ def test_a_shorthand_has_the_signature_of_the_method(name: str) -> None:
     shorthand = inspect.signature(getattr(retainwise_metrics, name))
     assert list(shorthand.parameters.values()) == without_self
     assert shorthand.return_annotation == method.return_annotation
+
+
+def test_a_shorthand_never_raises_even_when_a_setting_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A malformed variable makes the shorthands record nothing and is explained once; asking for the client says what is wrong."""
+    set_metrics_client(None)
+    monkeypatch.setenv("RETAINWISE_METRICS_BATCH_SIZE", "many")
+    assert [retainwise_metrics.put_metric("M", 1) for _ in range(3)] == [False] * 3
+    assert [line.message for line in caplog.records if "BATCH_SIZE" in line.message] == [caplog.records[0].message]
+    with pytest.raises(ConfigurationError, match="BATCH_SIZE"):
+        get_metrics_client()

@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 from collections import UserDict
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -154,6 +155,9 @@ class Hostile(UserDict):
     def keys(self) -> KeysView[object]:
         raise RuntimeError("not today")
 
+    def __iter__(self):
+        raise RuntimeError("not today")
+
 
 @pytest.mark.parametrize(
     ("outer", "inner", "merged"),
@@ -196,3 +200,17 @@ print(sorted(costly & set(sys.modules)))
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert result.stdout.strip() == "[]"
+
+
+def test_an_endless_mapping_does_not_hang_a_scope() -> None:
+    """It is read as far as needed to know that it is too long; the client then refuses it."""
+
+    class Endless(UserDict):  # type: ignore[type-arg]
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            return (f"name-{number}" for number in count())
+
+        def __getitem__(self, name: str) -> str:
+            return "x"
+
+    merged = merge_dimensions({"Service": "api"}, Endless())
+    assert len(merged) > 30
