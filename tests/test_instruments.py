@@ -551,3 +551,14 @@ def test_an_application_can_publish_what_its_client_dropped(
     published = sink.values(MetricNamespace.ML_PIPELINE, "MetricsDropped")
     assert sum(value * count for value, count in published.items()) == 4
     assert published[0.0] >= 2
+
+
+def test_zeros_come_every_minute_whatever_the_interval(
+    make_client: Callable[..., CloudWatchMetrics], sink: InMemorySink, runtime: ManualRuntime
+) -> None:
+    """A client that sends every five minutes leaves no minute without data."""
+    client = make_client(flush_interval_seconds=300)
+    client.counter("Failures", emits_zero=True)
+    runtime.advance(20 * 60.0)
+    client.stop()
+    assert len({datum.timestamp for datum in sink.datums}) >= 20

@@ -38,6 +38,9 @@ Item = TypeVar("Item")
 TICK_SECONDS = 1.0
 """How often values are folded while any arrive: it bounds what callers hold, and how wrong a value's minute can be."""
 
+MINUTE_SECONDS = 60.0
+"""What is read rather than counted is read once in it."""
+
 SHORTEST_WAIT_SECONDS = 0.001
 """Less than this is not worth a wake-up."""
 
@@ -152,6 +155,8 @@ class Flusher:
             self._begin(message)
         self._intake.asleep = False
         self._fold_if_due()
+        if self._interval > MINUTE_SECONDS:
+            self._collect_once_a_minute()
         now = self._runtime.monotonic()
         if now >= self._flush_at or self._intake.open_windows() >= EARLY_FLUSH_DATUMS:
             self._next_flush(now)
@@ -170,7 +175,8 @@ class Flusher:
 
     def _delay(self) -> float:
         now = self._runtime.monotonic()
-        delay = max(self._flush_at - now, 0.0)
+        # With a longer interval gauges and zeros are still due once a minute: alarms look at minutes.
+        delay = min(max(self._flush_at - now, 0.0), MINUTE_SECONDS)
         due = self._delivery.seconds_until_due(now)
         if due is not None:
             delay = min(delay, due)
