@@ -217,8 +217,8 @@ def test_a_sink_that_uses_the_client_it_sends_for() -> None:
 def test_a_gauge_that_stops_its_client() -> None:
     """The worker carries out what its own callback asked for, and ends."""
     client = make(sink := InMemorySink())
-    client.gauge("Level", lambda: client.stop(FOREVER_SECONDS) and 0)
     client.put_metric("M", 1)
+    client.gauge("Level", lambda: client.stop(FOREVER_SECONDS) and 0)
     begin(partial(client.flush, FOREVER_SECONDS)).result(PATIENCE_SECONDS)
     begin(partial(client.stop, FOREVER_SECONDS)).result(PATIENCE_SECONDS)
     assert sink.values(NAMESPACE, "M") == {1.0: 1}

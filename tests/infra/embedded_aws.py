@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -40,14 +42,14 @@ def embedded_aws() -> Iterator[EmbeddedAws]:
         calls.append(("DeleteAlarms", tuple(self._get_param("AlarmNames", []))))
         return delete_alarms(self)
 
-    CloudWatchResponse.put_composite_alarm = put_composite_alarm
-    CloudWatchResponse.delete_alarms = delete_alarms_noted
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        _, port = server.get_host_and_port()
-        yield EmbeddedAws(f"http://127.0.0.1:{port}", calls)
-    finally:
-        server.stop()
-        del CloudWatchResponse.put_composite_alarm
-        CloudWatchResponse.delete_alarms = delete_alarms
+    # Put back as it was found, not as moto has it: the tests of the commands add something of the same name.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CloudWatchResponse, "put_composite_alarm", put_composite_alarm, raising=False)
+        patch.setattr(CloudWatchResponse, "delete_alarms", delete_alarms_noted)
+        server.start()
+        try:
+            _, port = server.get_host_and_port()
+            yield EmbeddedAws(f"http://127.0.0.1:{port}", calls)
+        finally:
+            server.stop()
