@@ -168,6 +168,13 @@ class Runtime(Protocol):
         ...
 
 
+def bounded(seconds: float) -> float:
+    """
+    A timeout that the system takes: not negative, and at most some centuries instead of for ever.
+    """
+    return min(max(seconds, 0.0), threading.TIMEOUT_MAX)
+
+
 class ThreadWorker:
     """
     A daemon thread that works on one job and waits on one mailbox.
@@ -221,7 +228,7 @@ class ThreadWorker:
         if self._ended:
             self._dismiss()
         try:
-            return question.replies.get(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+            return question.replies.get(timeout=bounded(timeout))
         except queue.Empty:
             return None
 

@@ -237,6 +237,12 @@ class Windows:
         distribution.fold(values)
         self.measurements += len(values)
 
+    def holds(self, window: int, series: Series) -> bool:
+        """
+        Whether anything was folded for one series and window.
+        """
+        return series in self._open.get(window, ())
+
     def sealed(self) -> Iterable[tuple[int, Series, Distribution]]:
         """
         Everything held, oldest window first.

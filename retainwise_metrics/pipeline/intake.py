@@ -181,6 +181,7 @@ class Intake:
         make_guard: Makes what decides which series get a place of their own.
         max_distinct: How many distinct values a window keeps exactly.
         max_channels: Bound on what the guard cannot bound: it folds dimension values, but a made-up metric name stays a name.
+        max_windows: Bound on the series and minutes held when nobody takes them: a call hangs for hours, a host without threads never asks.
         wake: Called (from any thread, any number of times) when the flusher sleeps and there is something to do.
     """
 
@@ -190,8 +191,10 @@ class Intake:
         make_guard: Callable[[], CardinalityGuard],
         max_distinct: int,
         max_channels: int,
+        max_windows: int,
         wake: Callable[[], None],
     ) -> None:
+        self._max_windows = max_windows
         self._max_channels = max_channels
         self._wall = wall
         self._make_guard = make_guard
@@ -364,8 +367,11 @@ class Intake:
 
     def _fold_into(self, channel: Channel, window: int, values: list[float]) -> None:
         for series in channel.series:
-            self._windows.fold(window, series, values)
-        self._count(folded=len(values) * len(channel.series))
+            if self._windows.datums < self._max_windows or self._windows.holds(window, series):
+                self._windows.fold(window, series, values)
+                self._count(folded=len(values))
+            else:
+                self._refused[DropReason.BACKLOG_FULL].extend([None] * len(values))
 
     def _drain(self, most: int) -> int:
         """

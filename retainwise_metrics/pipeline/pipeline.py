@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from retainwise_metrics.dimensions.cardinality import CardinalityGuard
+from retainwise_metrics.runtime import bounded
 from retainwise_metrics.sinks.base import SinkUnavailable
 from retainwise_metrics.stats import BreakerState, ClientStats, DropReason, FlushResult
 
@@ -108,6 +109,7 @@ class Pipeline:
             ),
             settings.max_distinct_values,
             CHANNELS_PER_SERIES * settings.max_series + FEW_CHANNELS,
+            settings.max_pending_datums,
             self._wake,
         )
         self.intake.refuse_when(self._refusal)
@@ -163,7 +165,7 @@ class Pipeline:
         worker = self._worker
         if worker is not None and worker.is_alive():
             return worker
-        if not self._starting.acquire(timeout=min(max(patience_seconds, 0.0), START_SECONDS)):
+        if not self._starting.acquire(timeout=min(bounded(patience_seconds), START_SECONDS)):
             return None
         try:
             worker = self._worker
@@ -342,7 +344,8 @@ class InlineWorker:
         self._job = job
         self._monotonic = monotonic
         self._never = threading.Event()
-        self._busy = False
+        self._working = threading.Lock()
+        self._worked_by = 0
         self._alive = True
 
     def post(self, message: object) -> None:
@@ -354,10 +357,10 @@ class InlineWorker:
         """
         Work on the question until it is answered or its deadline has come, which is `timeout` from now.
         """
-        del timeout
-        if self._busy:
+        # One thread at a time, and none waits for itself: a sink or callback that calls flush() gets no answer instead of a hang.
+        if self._worked_by == threading.get_ident() or not self._working.acquire(timeout=bounded(timeout)):
             return None
-        self._busy = True
+        self._worked_by = threading.get_ident()
         try:
             delay = self._job.step(question)
             while delay is not None and question.replies.empty() and self._monotonic() + delay < question.deadline:
@@ -366,7 +369,8 @@ class InlineWorker:
                 delay = self._job.step(None)
             self._alive = delay is not None
         finally:
-            self._busy = False
+            self._worked_by = 0
+            self._working.release()
         return None if question.replies.empty() else question.replies.get_nowait()
 
     def is_alive(self) -> bool:
