@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from retainwise_metrics import CloudWatchMetrics, MetricsConfig, reset_metrics_client
 from retainwise_metrics.testing import InMemorySink, ManualRuntime
+
+# No deadlines: how long an example takes says more about the machine than about the code. Continuous integration tries the same examples
+# every time, so that a change fails for what it changed; everybody else's runs go on looking for new ones.
+settings.register_profile("exploring", deadline=None)
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable" if os.environ.get("CI") else "exploring")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
