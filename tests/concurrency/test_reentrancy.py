@@ -61,7 +61,8 @@ def test_finalisers_record_in_the_middle_of_recording_and_folding() -> None:
     def mourn(number: int) -> None:
         farewells.inc()
         client.put_metric("Mourned", 1, dimensions={"Number": f"n{number % 50}"})
-        assert_balanced(client)
+        if number % 100 == 0:
+            assert_balanced(client)
 
     def record() -> None:
         for number in range(1_500):
