@@ -599,7 +599,9 @@ class CloudWatchMetrics:
                 self._intake.record(destination, checks.checked_value(read()), None)
             except InvalidMetricError as error:
                 self._count_refusal(error, destination.series[0].name)
-            except Exception:  # noqa: BLE001 - callbacks are the application's; one that fails must not keep the others from being read
+            except KeyboardInterrupt:  # only where the caller of flush does the work
+                raise
+            except BaseException:  # noqa: BLE001 - callbacks are the application's; one that fails must not keep the others from being read
                 self._pipeline.reporter.failure("callback", "a gauge's callback raised; its reading is missing")
 
     def _shared_level(self, destination: Destination, level: Level) -> Level:

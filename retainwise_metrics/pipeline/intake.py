@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +28,7 @@ from retainwise_metrics.stats import DropReason
 from .aggregation import Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from retainwise_metrics.datum import Series
     from retainwise_metrics.dimensions.cardinality import CardinalityGuard, Offender
@@ -507,22 +508,29 @@ class Intake:
 
     # ---- reading ----
 
+    @contextmanager
+    def unchanging(self) -> Iterator[bool]:
+        """
+        While nothing is folded, so that values never seem to be nowhere between their list and the books: True inside.
+
+        False when somebody does not stop folding: the reader may be a signal handler that interrupted the very thread that is folding.
+        """
+        if not self._lock.acquire(timeout=READERS_WAIT_SECONDS):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._lock.release()
+
     def counts(self) -> tuple[IntakeCounts, int, dict[DropReason, int]]:
         """
-        The published counts, the measurements not folded yet, and the refusals not counted yet.
-
-        A reader waits for a fold under way, so that values never seem to be nowhere between their list and the books; but only for a
-        moment, because it may be a signal handler that interrupted the very thread that is folding.
+        The published counts, the measurements not folded yet, and the refusals not counted yet; to be read while `unchanging()`.
         """
-        held = self._lock.acquire(timeout=READERS_WAIT_SECONDS)
-        try:
-            unfolded = sum(len(target.series) for target, _, _ in list(self._inbox))
-            for channel in [*self._channels.values(), *self._retired]:
-                unfolded += len(channel.pending) * len(channel.series)
-            return self.published, unfolded, self._uncounted()
-        finally:
-            if held:
-                self._lock.release()
+        unfolded = sum(len(target.series) for target, _, _ in list(self._inbox))
+        for channel in self.channels():
+            unfolded += len(channel.pending) * len(channel.series)
+        return self.published, unfolded, self._uncounted()
 
     def series(self) -> int:
         """

@@ -141,6 +141,7 @@ class Pipeline:
         """Whether records are refused because the application asked for the end."""
         self._starting = threading.Lock()
         self._sync_received = 0
+        self._last_stats = self._look()
 
     # ---- lifecycle ----
 
@@ -306,8 +307,14 @@ class Pipeline:
 
     def stats(self) -> ClientStats:
         """
-        The ledger and the state, as one consistent value.
+        The ledger and the state, as one consistent value: that of the last look when a fold stands in the way of a new one.
         """
+        with self.intake.unchanging() as unchanging:
+            if unchanging:
+                self._last_stats = self._look()
+            return self._last_stats
+
+    def _look(self) -> ClientStats:
         # The delivery's books first: what is taken from the intake meanwhile then shows as pending, never as missing.
         sent = self._flusher.counts
         sync_in_flight = self._sync_received

@@ -127,7 +127,7 @@ def test_the_ledger_is_balanced_whenever_somebody_looks(connect: Callable[..., C
 
     def record() -> int:
         return sum(
-            client.put_metric("M", value % 300) + client.put_metric("N", float("nan")) for value in range(20_000)
+            client.put_metric("M", value % 300) + client.put_metric("N", float("nan")) for value in range(5_000)
         )
 
     def keep_flushing() -> None:
@@ -142,9 +142,9 @@ def test_the_ledger_is_balanced_whenever_somebody_looks(connect: Callable[..., C
             assert stats.recorded == stats.delivered + lost + stats.pending
             assert stats.pending >= 0
             assert (recorded, delivered, dropped) <= (stats.recorded, stats.delivered, lost), "a total went back"
-            assert recorded <= stats.recorded <= 4 * 40_000
+            assert recorded <= stats.recorded <= 4 * 10_000
             assert delivered <= stats.delivered
-            assert dropped <= lost <= 4 * 20_000
+            assert dropped <= lost <= 4 * 5_000
             recorded, delivered, dropped = stats.recorded, stats.delivered, lost
             looks += 1
         return looks
@@ -155,5 +155,5 @@ def test_the_ledger_is_balanced_whenever_somebody_looks(connect: Callable[..., C
     assert all(future.result(PATIENCE_SECONDS) != 0 for future in others)
     assert client.flush(FOREVER_SECONDS)
     stats = client.stats()
-    assert (stats.recorded, stats.delivered, stats.pending) == (4 * 40_000, sum(taken), 0)
-    assert sum(stats.dropped.values()) == 4 * 20_000
+    assert (stats.recorded, stats.delivered, stats.pending) == (4 * 10_000, sum(taken), 0)
+    assert sum(stats.dropped.values()) == 4 * 5_000

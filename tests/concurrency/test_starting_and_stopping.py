@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from retainwise_metrics.datum import Batch
     from retainwise_metrics.runtime import Job, Worker
+    from retainwise_metrics.testing import ManualRuntime
 
 
 def make(sink: InMemorySink, runtime: SystemRuntime | None = None, **settings: object) -> CloudWatchMetrics:
@@ -215,19 +216,26 @@ def test_a_sink_that_cannot_be_closed_does_not_keep_the_worker() -> None:
 
 
 @pytest.mark.parametrize("failure", [SystemExit, GeneratorExit, ZeroDivisionError])
-def test_the_worker_survives_whatever_a_gauge_raises(failure: type[BaseException]) -> None:
-    """A callback that ends its thread ends a reading, not the delivery."""
+def test_the_worker_survives_whatever_a_gauge_raises(
+    failure: type[BaseException],
+    runtime: ManualRuntime,
+    make_client: Callable[..., CloudWatchMetrics],
+    sink: InMemorySink,
+) -> None:
+    """A callback that wants to end its thread costs its own reading, not the others and not the flush it is read for."""
 
     def read() -> float:
         raise failure
 
-    client = make(sink := InMemorySink())
-    client.gauge("Level", read)
-    for value in range(3):
-        client.put_metric("M", value)
-        assert client.flush(FOREVER_SECONDS)
-    assert sink.values(NAMESPACE, "M") == {0.0: 1, 1.0: 1, 2.0: 1}
-    assert client.stop(FOREVER_SECONDS)
+    client = make_client()
+    client.gauge("Broken", read)
+    client.gauge("Level", lambda: 5)
+    for minute in range(3):
+        client.put_metric("M", minute)
+        assert client.flush()
+        assert sink.values(NAMESPACE, "M") == dict.fromkeys(map(float, range(minute + 1)), 1)
+        assert sink.values(NAMESPACE, "Level") == {5.0: minute + 1}
+        runtime.advance(60.0)
 
 
 class Interruption(BaseException):

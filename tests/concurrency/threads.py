@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 """Far longer than anything here takes: only a deadlock takes longer."""
 
-FOREVER_SECONDS = 10 * PATIENCE_SECONDS
+FOREVER_SECONDS = 200.0
 """A timeout that must never be needed: whoever waits for it fails the test first."""
 
 
