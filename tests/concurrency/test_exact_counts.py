@@ -126,9 +126,7 @@ def test_the_ledger_is_balanced_whenever_somebody_looks(connect: Callable[..., C
     over = threading.Event()
 
     def record() -> int:
-        return sum(
-            client.put_metric("M", value % 300) + client.put_metric("N", float("nan")) for value in range(5_000)
-        )
+        return sum(client.put_metric("M", value % 300) + client.put_metric("N", float("nan")) for value in range(5_000))
 
     def keep_flushing() -> None:
         while not over.is_set():
