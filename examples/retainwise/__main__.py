@@ -38,6 +38,10 @@ def main(
     rate: Annotated[float, typer.Option(help="Uploads per second.", min=0.1, max=20.0)] = 4.0,
     workers: Annotated[int, typer.Option(help="Worker processes.", min=1, max=16)] = 2,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running after the uploads, until Ctrl-C.")] = False,
+    alarms: Annotated[
+        bool,
+        typer.Option("--alarms", help="Also apply the Terraform module in infra/, check it, and drill an alarm."),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -58,7 +62,7 @@ def main(
     code = 1
     console.print("[bold]RetainWise in a box[/bold], on an embedded AWS: nothing leaves this machine.\n")
     try:
-        code = _run(demo.Options(csv, minutes, rate, workers, keep), directory, console)
+        code = _run(demo.Options(csv, minutes, rate, workers, keep, alarms), directory, console)
     except KeyboardInterrupt:
         console.print("\nInterrupted. Everything is stopped.")
         code = INTERRUPTED

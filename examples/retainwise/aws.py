@@ -158,6 +158,9 @@ def _answers(url: str) -> bool:
 def _serve(port: int) -> None:
     from moto.server import main
 
+    from examples.retainwise.alarm_actions import AlarmActions
+
+    AlarmActions().install(setattr)
     main(["--host", HOST, "--port", str(port)])
 
 

@@ -16,6 +16,7 @@ from examples.retainwise.traffic import BAD_KINDS, KINDS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from examples.retainwise.alarms import Watched
     from examples.retainwise.tally import ProcessTally, SeriesKey, Totals
     from examples.retainwise.traffic import Sent
 
@@ -49,6 +50,7 @@ class Evidence(NamedTuple):
         others: Processes that do not.
         found: What CloudWatch holds.
         predictions: Rows in the database.
+        watched: What came of the alarms; None without `--alarms`.
     """
 
     sent: Sequence[Sent]
@@ -58,6 +60,7 @@ class Evidence(NamedTuple):
     others: Sequence[Ending]
     found: Mapping[SeriesKey, Totals]
     predictions: int
+    watched: Watched | None = None
 
     @property
     def tallies(self) -> list[ProcessTally]:
@@ -92,6 +95,7 @@ def verdict(evidence: Evidence) -> list[Check]:
     """
     checks = [*_series(evidence), *_processes(evidence), *_privacy(evidence)]
     checks += _jobs(evidence)
+    checks += _alarms(evidence)
     return checks if evidence.visitors else [*checks, *_files(evidence)]
 
 
@@ -119,6 +123,15 @@ def _privacy(evidence: Evidence) -> Iterator[Check]:
     leaked = compare.leaked(evidence.found, personal)
     sentence = f"{len(leaked)} of {len(personal)} user ids reached CloudWatch unhashed"
     yield Check(bool(personal) and not leaked, sentence)
+
+
+def _alarms(evidence: Evidence) -> Iterator[Check]:
+    watched = evidence.watched
+    if watched is None:
+        return
+    yield Check(watched.applied == 0, f"terraform apply of the alarms ended with exit code {watched.applied}")
+    yield Check(watched.checked == 0, f"the check of the alarms ended with exit code {watched.checked}")
+    yield Check(watched.drilled == 0, f"the drill of an alarm ended with exit code {watched.drilled}")
 
 
 def _jobs(evidence: Evidence) -> Iterator[Check]:

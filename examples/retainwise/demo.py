@@ -7,20 +7,23 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import time
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from examples.retainwise import aws, read_back, sample, tally, traffic
+from examples.retainwise import alarms, aws, read_back, sample, tally, traffic
 from examples.retainwise.checks import Ending, Evidence
 from examples.retainwise.csv_checks import UnusableCSVError, read_customers
 from examples.retainwise.processes import Child, Children
 from examples.retainwise.settings import Settings
 from examples.retainwise.storage import Predictions
+from examples.retainwise.terraform import MODULE, UnavailableError
 from retainwise_metrics import MetricNamespace
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ MODEL_VERSION = "sample-1"
 FLUSH_SECONDS = 5
 DRAIN_SECONDS = 90.0
 STRAY_MESSAGES = 1
+RUNBOOKS = MODULE.parent / "docs" / "runbooks.md"
 
 
 class DemoError(RuntimeError):
@@ -56,6 +60,7 @@ class Options(NamedTuple):
         rate: Uploads per second.
         workers: How many workers.
         keep: Leave everything running after the uploads, until Ctrl-C.
+        alarms: Apply the module in `infra/`, check it, and drill an alarm.
     """
 
     csv: Path | None
@@ -63,6 +68,7 @@ class Options(NamedTuple):
     rate: float
     workers: int
     keep: bool
+    alarms: bool
 
 
 class Box(NamedTuple):
@@ -96,6 +102,9 @@ def run(options: Options, directory: Path, console: Console) -> Evidence:
         DemoError: The file is unusable, or the run came to no end.
         ChildDiedError: A process ended by itself.
     """
+    if options.alarms and not shutil.which("terraform"):
+        msg = "--alarms needs Terraform, and there is none on the PATH. Install Terraform 1.7 or newer, or leave --alarms out."
+        raise DemoError(msg)
     began = datetime.now(timezone.utc)
     data, customers = _customers(options.csv)
     endpoint = f"http://{aws.HOST}:{aws.free_port()}"
@@ -111,8 +120,10 @@ def run(options: Options, directory: Path, console: Console) -> Evidence:
             _wait_for_ctrl_c(box, directory, console)
         applications = [_stop(child, directory, console) for child in (box.api, *box.workers)]
         found = _read_back(began, console)
+        watched = _watch(directory, endpoint, console) if options.alarms else None
         others = [_stop(box.aws, directory, console)]
-    return Evidence(sent, STRAY_MESSAGES, options.keep, applications, others, found, box.predictions.count())
+    predictions = box.predictions.count()
+    return Evidence(sent, STRAY_MESSAGES, options.keep, applications, others, found, predictions, watched)
 
 
 def _customers(path: Path | None) -> tuple[bytes, list[Customer]]:
@@ -275,6 +286,23 @@ def _stop(child: Child, directory: Path, console: Console) -> Ending:
 def _read_back(began: datetime, console: Console) -> dict[tally.SeriesKey, tally.Totals]:
     with _step(console, "read CloudWatch back", "ListMetrics, GetMetricStatistics"):
         return read_back.read(aws.client("cloudwatch"), [str(namespace) for namespace in MetricNamespace], began)
+
+
+def _watch(directory: Path, endpoint: str, console: Console) -> alarms.Watched:
+    """What operators do once metrics arrive; all applications have ended, so that every series there will be is there."""
+    try:
+        with _step(console, "alarms", "terraform apply of infra/"):
+            applied = alarms.make(
+                directory, endpoint=endpoint, region=aws.REGION, queue=QUEUE, dead_letters=DEAD_LETTERS
+            )
+    except (alarms.AlarmsError, UnavailableError) as error:
+        msg = f"--alarms needs Terraform. {error}" if isinstance(error, UnavailableError) else str(error)
+        raise DemoError(msg) from error
+    run = partial(alarms.command, console, os.environ, directory)
+    checked = run("check", "--runbooks", str(RUNBOOKS))
+    drilled = run("drill", "--alarm", alarms.DRILLED, "--end-to-end", "--report", "drill.json")
+    console.print()
+    return alarms.Watched(applied, checked, drilled)
 
 
 def _progress(console: Console) -> Progress:

@@ -8,6 +8,7 @@ Which AWS a command talks to, and whether it may.
 from __future__ import annotations
 
 import ipaddress
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -53,10 +54,10 @@ class Access:
         Note where to go; nothing is called yet.
 
         Args:
-            region: AWS region. None: as boto3 finds it in the environment and the profile.
+            region: AWS region. None: AWS_REGION, as the library and the AWS CLI read it, else as boto3 finds it.
             endpoint_url: One address for all services. None: as boto3 finds it, or AWS itself.
         """
-        self._region = region
+        self._region = region or os.environ.get("AWS_REGION") or None
         self._endpoint_url = endpoint_url
         self.client = cache(self._make_client)
 

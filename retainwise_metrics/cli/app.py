@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
 from retainwise_metrics.cli import catalogue as catalogue_verb
 from retainwise_metrics.cli import check as check_verb
@@ -45,7 +45,9 @@ SECONDS_PER_UNIT: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 TO_DO, IMPOSSIBLE, INTERRUPTED = 1, 2, 130
 
-RegionOption = Annotated[str | None, typer.Option("--region", help="AWS region; else as boto3 finds it.")]
+RegionOption = Annotated[
+    str | None, typer.Option("--region", help="AWS region; else AWS_REGION, or as boto3 finds it.")
+]
 EndpointOption = Annotated[
     str | None, typer.Option("--endpoint-url", help="One address for all services; else as boto3 finds it.")
 ]
@@ -409,6 +411,17 @@ def run() -> None:
     """
     try:
         app()
+    except NoRegionError:
+        output.notes.print(
+            "retainwise-metrics: no AWS region is known: give --region, or set AWS_REGION", soft_wrap=True
+        )
+        sys.exit(IMPOSSIBLE)
+    except NoCredentialsError:
+        output.notes.print(
+            "retainwise-metrics: there are no AWS credentials: log in, for example with `aws sso login`, and set AWS_PROFILE",
+            soft_wrap=True,
+        )
+        sys.exit(IMPOSSIBLE)
     except (BotoCoreError, ClientError, MetricsError, OSError) as error:
         output.notes.print(f"retainwise-metrics: {error}", soft_wrap=True)
         sys.exit(IMPOSSIBLE)

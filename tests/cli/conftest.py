@@ -56,12 +56,12 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _server() -> Iterator[tuple[str, Shims]]:
-    """One server for all tests of the commands: starting one takes a second."""
+    """One server for all tests of the commands: starting one takes a second. Elsewhere moto is as it was."""
     shims = Shims()
     with pytest.MonkeyPatch.context() as patch:
-        shims.install(patch)
+        shims.patch(patch)
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         server.start()
         host, port = server.get_host_and_port()

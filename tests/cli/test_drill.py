@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -375,6 +377,73 @@ class TestCommandLine:
         assert done.exit_code == command_line.IMPOSSIBLE
         assert "add --yes" in done.stderr
         assert not faults.raised.is_set()
+
+
+@pytest.mark.parametrize(("answer", "code", "raised"), [("n", 2, False), ("y", 0, True)])
+def test_a_person_is_asked_before_another_machine_is_touched(
+    answer: str,
+    code: int,
+    raised: bool,
+    make_alarm: Any,
+    faults: Faults,
+    endpoint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """At a terminal the question says how many alarms it is about; only yes means yes."""
+    make_alarm("a")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "https://kms.example.com")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "retainwise_metrics", "drill", "--all", "--report", str(tmp_path / "r.json")],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    os.write(ours, f"{answer}\n".encode())
+    said, _ = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert "Raise 1 alarm here, and mail everybody subscribed? [y/N]" in said
+    assert process.returncode == code, said
+    assert faults.raised.is_set() == raised
+
+
+class TestWithoutTheMeans:
+    """What is missing is named together with how to get it; no traceback, exit code 2."""
+
+    def said(self, *, without: str, monkeypatch: pytest.MonkeyPatch, **environ: str) -> str:
+        for name in [name for name in os.environ if name.startswith(without)]:
+            monkeypatch.delenv(name)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        done = subprocess.run(
+            [sys.executable, "-m", "retainwise_metrics", "drill", "--all"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == command_line.IMPOSSIBLE
+        assert "Traceback" not in done.stdout
+        return done.stdout
+
+    def test_of_a_region(self, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """AWS_REGION alone is enough; without any region both ways to give one are named."""
+        monkeypatch.delenv("AWS_DEFAULT_REGION")
+        assert "no alarm here starts with" in self.said(without="AWS_DEFAULT_", monkeypatch=monkeypatch)
+        assert "give --region, or set AWS_REGION" in self.said(without="AWS_REGION", monkeypatch=monkeypatch)
+
+    def test_of_credentials(self, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever is not logged in is told to."""
+        assert "log in" in self.said(without="AWS_SECRET_ACCESS_KEY", monkeypatch=monkeypatch, AWS_ACCESS_KEY_ID="")
+
+    def test_of_an_endpoint_that_answers(self, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The address that does not answer is named."""
+        nobody = "http://127.0.0.1:1"
+        assert nobody in self.said(without="AWS_ENDPOINT", monkeypatch=monkeypatch, AWS_ENDPOINT_URL=nobody)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.infra.terraform import unavailable
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "examples.retainwise", "--minutes", "0.05", "--workers", "1"]
-SECONDS = 120.0
+SECONDS = 300.0
 
 
 class Demo:
@@ -94,18 +97,35 @@ def _runs(pid: int) -> bool:
     return state.strip()[:1] not in {"", "Z"}
 
 
-def test_everything_recorded_is_read_back(start: type[Demo], tmp_path: Path) -> None:
-    """All series are equal, all checks pass, nothing runs any more, and the exit code is 0."""
-    demo = start("--output", str(tmp_path))
+@pytest.mark.parametrize("alarms", [False, True])
+def test_everything_recorded_is_read_back(start: type[Demo], tmp_path: Path, alarms: bool) -> None:
+    """All series are equal, all checks pass, nothing runs any more, and the exit code is 0; with alarms, they watch what is published."""
+    if alarms and not shutil.which("terraform"):
+        unavailable("terraform is not on the PATH")
+    demo = start("--output", str(tmp_path), *(["--alarms"] if alarms else []))
     assert demo.finish() == 0, demo.printed
     assert re.search(r"(\d+) of \1 lines read back equal", demo.printed)
     assert re.search(r"^ *UploadSuccess .* equal\*? *$", demo.printed, re.MULTILINE)
     assert re.search(r"^ *UserId=\(hashed\).* equal *$", demo.printed, re.MULTILINE)
     assert "DIFFERS" not in demo.printed
-    assert "All 18 checks passed" in demo.printed
+    assert f"All {21 if alarms else 18} checks passed" in demo.printed
     assert len(demo.pids) == 3
     assert gone(demo.pids, within=0.1)
-    assert {path.name for path in tmp_path.glob("*/*.json")} == {"upload-api.json", "worker-1.json"}
+    left = {path.name for path in tmp_path.glob("*/*.json")}
+    assert left == {"upload-api.json", "worker-1.json"} | ({"drill.json"} if alarms else set())
+    assert not alarms or re.search(r"^retainwise-dlq-messages-present +critical proven ", demo.printed, re.MULTILINE)
+    assert not alarms or "15 alarms and 2 topics looked at: 0 problems" in demo.printed
+
+
+def test_alarms_are_refused_at_once_without_terraform(
+    start: type[Demo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for the end of the traffic to hear what is missing."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    demo = start("--alarms")
+    assert demo.finish() == 1
+    assert "--alarms needs Terraform, and there is none on the PATH" in demo.printed
+    assert not demo.pids
 
 
 def test_ctrl_c_stops_everything(start: type[Demo]) -> None:

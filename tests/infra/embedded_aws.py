@@ -1,8 +1,9 @@
-"""An AWS on loopback that knows composite alarms, and remembers in which order alarms were changed."""
+"""An AWS on loopback whose alarms act, and which remembers in which order they were changed."""
 
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -26,26 +27,28 @@ class EmbeddedAws(NamedTuple):
 
 @contextlib.contextmanager
 def embedded_aws() -> Iterator[EmbeddedAws]:
-    """Serve moto, with PutCompositeAlarm added: it answers 500 to it, which the provider retries for ever."""
+    """Serve moto, with what it lacks of alarms; it answers 500 to PutCompositeAlarm, which the provider retries for ever."""
     from moto.cloudwatch.responses import CloudWatchResponse
     from moto.server import ThreadedMotoServer
+
+    from examples.retainwise.alarm_actions import AlarmActions
 
     calls: list[tuple[str, tuple[str, ...]]] = []
     delete_alarms = CloudWatchResponse.delete_alarms
 
     def put_composite_alarm(self: Any) -> Any:
         calls.append(("PutCompositeAlarm", (self._get_param("AlarmName"), self._get_param("AlarmRule"))))
-        # moto's alarms have a place for the rule, and this reads it.
-        return self.put_metric_alarm()
+        return put_composite(self)
 
     def delete_alarms_noted(self: Any) -> Any:
         calls.append(("DeleteAlarms", tuple(self._get_param("AlarmNames", []))))
         return delete_alarms(self)
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    # Put back as it was found, not as moto has it: the tests of the commands add something of the same name.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CloudWatchResponse, "put_composite_alarm", put_composite_alarm, raising=False)
+        AlarmActions().install(partial(patch.setattr, raising=False))
+        put_composite = CloudWatchResponse.put_composite_alarm
+        patch.setattr(CloudWatchResponse, "put_composite_alarm", put_composite_alarm)
         patch.setattr(CloudWatchResponse, "delete_alarms", delete_alarms_noted)
         server.start()
         try:

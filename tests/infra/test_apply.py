@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from examples.retainwise.terraform import ROOT
 from tests.infra.embedded_aws import embedded_aws
 from tests.infra.terraform import REGION, Terraform, copy_of_module
 
@@ -20,27 +23,10 @@ if TYPE_CHECKING:
 
     from tests.infra.embedded_aws import EmbeddedAws
 
-ROOT = """
+ALARMS = """
 variable "alarm_overrides" {
   type    = any
   default = {}
-}
-
-provider "aws" {
-  region      = "%(region)s"
-  access_key  = "retainwise-test"
-  secret_key  = "not-a-secret"
-  # moto's answers do not get better by asking again.
-  max_retries = 1
-
-  endpoints {
-    cloudwatch = "%(endpoint)s"
-    iam        = "%(endpoint)s"
-    kms        = "%(endpoint)s"
-    sns        = "%(endpoint)s"
-    sqs        = "%(endpoint)s"
-    sts        = "%(endpoint)s"
-  }
 }
 
 module "alarms" {
@@ -72,7 +58,7 @@ def applied(aws: EmbeddedAws, tmp_path_factory: pytest.TempPathFactory) -> Terra
     """The module with everything switched on, applied."""
     directory = tmp_path_factory.mktemp("apply")
     copy_of_module(directory / "module")
-    (directory / "main.tf").write_text(ROOT % {"region": REGION, "endpoint": aws.endpoint})
+    (directory / "main.tf").write_text(ROOT % {"region": REGION, "endpoint": aws.endpoint} + ALARMS)
     terraform = Terraform(directory)
     terraform.init()
     done = terraform.run("apply", "-auto-approve", "-no-color", timeout=180)
@@ -102,6 +88,8 @@ def test_the_module_lives_through_apply_plan_change_and_destroy(applied: Terrafo
 
     again = applied.run("plan", "-detailed-exitcode", "-no-color")
     assert again.code == 0, again.output
+
+    _assert_every_alarm_reaches_its_topic(applied, aws)
 
     _assert_an_alarm_can_be_left_out(applied, aws)
 
@@ -137,6 +125,31 @@ def _assert_created(applied: Terraform, aws: EmbeddedAws) -> None:
         widgets = json.loads(cloudwatch.get_dashboard(DashboardName=board)["DashboardBody"])["widgets"]
         shown = {arn for one in widgets if one["type"] == "alarm" for arn in one["properties"]["alarms"]}
         assert shown == {alarm["AlarmArn"] for alarm in alarms.values()}
+
+
+def _assert_every_alarm_reaches_its_topic(applied: Terraform, aws: EmbeddedAws) -> None:
+    """The drill an operator runs after `terraform apply`, with proof of delivery, and all alarms as they were after it."""
+    report = applied.directory / "drill.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "retainwise_metrics", "drill", "--all", "--end-to-end", f"--report={report}"],
+        env=applied.environment() | {"AWS_ENDPOINT_URL": aws.endpoint, "NO_PROXY": "*"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    results = {one["alarm"]: one for one in json.loads(report.read_text(encoding="utf-8"))["results"]}
+    tile = results.pop("retainwise-service-health")
+    assert (tile["outcome"], tile["told_by"]) == ("skipped", "")
+    assert {one["outcome"] for one in results.values()} == {"proven"}
+    assert len(results) == 14
+    assert all(one["delivery_seconds"] is not None for one in results.values())
+    assert results["retainwise-model-load-failures"]["told_by"] == "retainwise-service-outage"
+    assert results["retainwise-dlq-messages-present"]["told_by"] == ""
+    states = {alarm["AlarmName"]: alarm["StateValue"] for alarm in _alarms(aws).values()}
+    assert "ALARM" not in states.values(), states
 
 
 def _assert_an_alarm_can_be_left_out(applied: Terraform, aws: EmbeddedAws) -> None:
