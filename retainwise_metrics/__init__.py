@@ -14,10 +14,12 @@ TYPE_CHECKING = (
     False  # type checkers take the name for what it says; importing `typing` would cost twenty times the rest
 )
 if TYPE_CHECKING:
+    from .adapters import ClientMetrics, EmfMetrics
     from .client import CloudWatchMetrics
     from .config import MetricsConfig
     from .decorators import counted, timed
     from .default_client import (
+        flush_on_sigterm,
         get_metrics_client,
         increment_counter,
         put_metric,
@@ -32,15 +34,18 @@ if TYPE_CHECKING:
     from .service import MetricsService, NullMetrics
     from .stats import BreakerState, ClientStats, DropReason, FlushResult
     from .units import MetricUnit, StorageResolution
+    from .use_cases import track_use_case
 
 __all__ = [
     "BreakerState",
+    "ClientMetrics",
     "ClientStats",
     "CloudWatchMetrics",
     "ConfigurationError",
     "Counter",
     "DimensionPolicy",
     "DropReason",
+    "EmfMetrics",
     "FlushResult",
     "Gauge",
     "Histogram",
@@ -54,6 +59,7 @@ __all__ = [
     "StorageResolution",
     "Timer",
     "counted",
+    "flush_on_sigterm",
     "get_metrics_client",
     "increment_counter",
     "put_metric",
@@ -61,16 +67,19 @@ __all__ = [
     "reset_metrics_client",
     "set_metrics_client",
     "timed",
+    "track_use_case",
 ]
 
 _MODULES = {
     "BreakerState": "stats",
+    "ClientMetrics": "adapters",
     "ClientStats": "stats",
     "CloudWatchMetrics": "client",
     "ConfigurationError": "exceptions",
     "Counter": "instruments",
     "DimensionPolicy": "dimensions.policy",
     "DropReason": "stats",
+    "EmfMetrics": "adapters",
     "FlushResult": "stats",
     "Gauge": "instruments",
     "Histogram": "instruments",
@@ -84,6 +93,7 @@ _MODULES = {
     "StorageResolution": "units",
     "Timer": "instruments",
     "counted": "decorators",
+    "flush_on_sigterm": "default_client",
     "get_metrics_client": "default_client",
     "increment_counter": "default_client",
     "put_metric": "default_client",
@@ -91,6 +101,7 @@ _MODULES = {
     "reset_metrics_client": "default_client",
     "set_metrics_client": "default_client",
     "timed": "decorators",
+    "track_use_case": "use_cases",
 }
 """Where each public name lives; a test keeps it equal to the imports above."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .client import CloudWatchMetrics
 from .exceptions import ConfigurationError
+from .lifecycle import LIFECYCLE
 from .pipeline.reporting import logger
 from .service import NullMetrics
 from .units import MetricUnit
@@ -67,6 +68,22 @@ def reset_metrics_client(timeout: float = 5.0) -> None:
     previous = set_metrics_client(None)
     if previous is not None:
         previous.stop(timeout)
+
+
+def flush_on_sigterm() -> bool:
+    """
+    Deliver what all clients hold when a SIGTERM ends the process, which otherwise ends it without another word. Call it once, early.
+
+    Without a handler of the application the process goes on for at most `shutdown_timeout_seconds`, in which everything pending is
+    delivered and new records are refused, and then ends by the signal, as it would have. A second SIGTERM ends it at once. With a handler
+    (of a web server, of Celery) delivery begins, and the handler is called at once; when it ends the process in an orderly way, the rest
+    is delivered then.
+
+    Returns:
+        Whether SIGTERM is now looked after. False outside of the main thread, and where the signal is ignored or belongs to code that is
+        not Python's.
+    """
+    return LIFECYCLE.flush_on_sigterm()
 
 
 def _client_in_any_case() -> CloudWatchMetrics | NullMetrics:

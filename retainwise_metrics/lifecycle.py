@@ -4,6 +4,8 @@ What happens to clients when the process forks or ends. One object, registered w
 Rules
 1. A forked child logs nothing and takes no lock before its clients are empty: whoever held it may not exist there.
 2. At exit all clients end at the same time, within one deadline: one that hangs must not take the time of the others.
+3. A signal handler never waits, and takes no lock that the code it interrupted may hold: what has to wait does so on a thread of its own,
+   started without the help of `threading`, whose lock is one of those.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ import atexit
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from .runtime import IMPORTS, SystemRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from .client import CloudWatchMetrics
 
@@ -80,6 +84,48 @@ class Lifecycle:
             client._pipeline.begin_stop(budget)  # noqa: SLF001 - nobody else has to stop several clients at once
         for client in clients:
             client.stop(max(deadline - self._monotonic(), 0.0))
+
+    def flush_on_sigterm(self) -> bool:
+        """
+        Deliver what is pending when a SIGTERM ends this process, see `default_client.flush_on_sigterm`.
+        """
+        import signal
+
+        previous = signal.getsignal(signal.SIGTERM)
+        if getattr(previous, "func", None) == self._on_sigterm:
+            return True
+        # None: a handler that is not Python's, and could not be called. Ignored: the signal ends nothing.
+        if previous is None or previous is signal.SIG_IGN:
+            return False
+        try:
+            signal.signal(signal.SIGTERM, partial(self._on_sigterm, previous))
+        except ValueError:  # only the main thread may
+            return False
+        return True
+
+    def _on_sigterm(self, previous: Callable[[int, FrameType | None], Any] | int, number: int, frame: FrameType | None) -> None:
+        import _thread
+        import signal
+
+        if callable(previous):
+            for client in self._alive():
+                client._pipeline.begin_flush(client.config.shutdown_timeout_seconds)  # noqa: SLF001 - as in stop_all
+            previous(number, frame)
+            return
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        try:
+            _thread.start_new_thread(self._end_by, (number,))
+        except RuntimeError:  # no threads here
+            self._end_by(number)
+
+    def _end_by(self, number: int) -> None:
+        """
+        Deliver, then end as the signal would have ended it: by the signal.
+        """
+        try:
+            self.stop_all()
+        finally:
+            os.kill(os.getpid(), number)
 
     def after_fork(self) -> None:
         """

@@ -52,22 +52,9 @@ def run(cloudwatch: FakeCloudWatch) -> Callable[..., Ended]:
     """Run one of the scripts to its end, with warnings as errors and only these variables in its environment."""
 
     def run_script(name: str, *arguments: str, **variables: str) -> Ended:
-        environment = {
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL": cloudwatch.endpoint_url,
-            "ENVIRONMENT": "process-test",
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            # Python 3.12 and later warn of every fork in a process with threads.
-            "PYTHONWARNINGS": "error,ignore:This process:DeprecationWarning",
-            **variables,
-        }
         done = subprocess.run(
             [sys.executable, str(SCRIPTS / name), *arguments],
-            env=environment,
+            env=_environment(cloudwatch, variables),
             capture_output=True,
             text=True,
             timeout=LONGEST_SECONDS,
@@ -76,3 +63,42 @@ def run(cloudwatch: FakeCloudWatch) -> Callable[..., Ended]:
         return Ended(done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr)
 
     return run_script
+
+
+@pytest.fixture
+def start(cloudwatch: FakeCloudWatch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start one of the scripts; what still runs after the test is killed."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start_script(name: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, str(SCRIPTS / name), *arguments],
+                env=_environment(cloudwatch, variables),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return processes[-1]
+
+    yield start_script
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def _environment(cloudwatch: FakeCloudWatch, variables: dict[str, str]) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": cloudwatch.endpoint_url,
+        "ENVIRONMENT": "process-test",
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        # Python 3.12 and later warn of every fork in a process with threads.
+        "PYTHONWARNINGS": "error,ignore:This process:DeprecationWarning",
+        **variables,
+    }
