@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
+from retainwise_metrics import emf
 from retainwise_metrics.cli import catalogue as catalogue_verb
 from retainwise_metrics.cli import check as check_verb
 from retainwise_metrics.cli import drill as drill_verb
@@ -104,6 +105,14 @@ def catalogue(
     else:
         for table in output.catalogue_tables():
             output.console.print(table, "")
+
+
+@app.command("emf-source")
+def emf_source() -> None:
+    """
+    Print the Lambda metrics logger as one text, to paste in front of an inline handler.
+    """
+    typer.echo(emf.inline_source(), nl=False)
 
 
 @app.command()
