@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retainwise_metrics.config import Setting
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/README.md")])
 SETTINGS_TABLE = re.compile(r"<!-- settings: .*? -->\n\n(.*?)\n<!-- /settings -->", re.DOTALL)
 
 OFFLINE = """
