@@ -19,7 +19,7 @@ from .exceptions import InvalidMetricError
 from .instruments import Counter, Gauge, Histogram, Level, Timer
 from .lifecycle import LIFECYCLE
 from .pipeline.circuit_breaker import BreakerPolicy
-from .pipeline.intake import FOLD_AT, LOOKUP_SIZE, Destination, Schema
+from .pipeline.intake import COMBINATIONS, FOLD_AT, LOOKUP_SIZE, Destination, Schema
 from .pipeline.pipeline import Pipeline, PipelineSettings
 from .pipeline.reporting import say
 from .runtime import SystemRuntime
@@ -107,6 +107,7 @@ class CloudWatchMetrics:
         self._dropped_before = 0
         self._schemas: dict[object, Schema] = {}
         self._uses: dict[object, Schema] = {}
+        self._combinations = 0
         self._pipeline = Pipeline(
             _pipeline_settings(self.config),
             _sink_for(self.config) if sink is None else sink,
@@ -233,7 +234,7 @@ class CloudWatchMetrics:
         `put_metric`. Not for signal handlers.
 
         Returns:
-            Whether CloudWatch accepted it.
+            Whether CloudWatch, or whatever sink there is, accepted it.
 
         Raises:
             InvalidMetricError: With `strict=True` only.
@@ -477,8 +478,18 @@ class CloudWatchMetrics:
             schema.make_private()
         channel = self._intake.channel_of(destination)
         if channel is not None:
-            schema.remember(given, channel)
+            self._combinations += schema.remember(given, channel)
+            if self._combinations >= COMBINATIONS:
+                self._forget_combinations()
         return destination
+
+    def _forget_combinations(self) -> None:
+        """
+        Forget those of the metric that has the most: a flood of one metric's identifiers does not slow the others down.
+        """
+        schemas = list(self._uses.values())
+        max(schemas, key=lambda schema: len(schema.channels)).channels.clear()
+        self._combinations = sum(len(schema.channels) for schema in schemas)
 
     def _schema(
         self, name: object, unit: object, namespace: object, resolution: object, given: dict[str, object]
@@ -514,6 +525,7 @@ class CloudWatchMetrics:
         if len(self._uses) >= LOOKUP_SIZE:
             self._uses.clear()
             self._schemas.clear()
+            self._combinations = 0
         self._uses[schema.use] = schema
         self._schemas[schema.series.name] = schema
 
@@ -642,6 +654,35 @@ def _sink_for(config: MetricsConfig) -> Sink:
         from .sinks.in_memory import InMemorySink
 
         return InMemorySink()
+    if config.sink == "emf":
+        return _stdout_sink(config)
+    primary = _agent_sink(config) if config.sink == "emf-agent" else _cloudwatch_sink(config)
+    if config.failover == "none":
+        return primary
+    from .sinks.failover import FailoverSink
+
+    return FailoverSink(primary, _stdout_sink(config))
+
+
+def _stdout_sink(config: MetricsConfig) -> Sink:
+    from .sinks.emf_stdout import EmfStdoutSink
+
+    return EmfStdoutSink(values=config.emf_values, timeout_seconds=config.read_timeout_seconds)
+
+
+def _agent_sink(config: MetricsConfig) -> Sink:
+    from .sinks.emf_agent import EmfAgentSink
+    from .sinks.emf_format import Layout
+
+    return EmfAgentSink(
+        config.emf_agent_endpoint,
+        layout=Layout(config.emf_values, config.emf_log_group or "", config.emf_log_stream or ""),
+        connect_timeout_seconds=config.connect_timeout_seconds,
+        write_timeout_seconds=config.read_timeout_seconds,
+    )
+
+
+def _cloudwatch_sink(config: MetricsConfig) -> Sink:
     from .sinks.put_metric_data import Connection, PutMetricDataSink
 
     return PutMetricDataSink(

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 PREFIX = "RETAINWISE_METRICS_"
 QUIET_ENVIRONMENTS = ("test", "development")
-SINKS = ("cloudwatch", "memory")
+SINKS = ("cloudwatch", "emf", "emf-agent", "memory")
+LOG_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/#")
+"""Characters of a log group's name (CloudWatch Logs API, `CreateLogGroup`)."""
+LOG_NAME_LENGTH = 512
+"""Longest name of a log group or stream (CloudWatch Logs API)."""
 TRUE = ("1", "true", "yes", "on")
 FALSE = ("0", "false", "no", "off")
 SECRETS = ("pii_key",)
@@ -68,9 +72,32 @@ def _text(meaning: str, *variables: str, default: str | None = None) -> Setting:
     return Setting(default, str, "a non-empty string", bool, meaning, variables)
 
 
-def _namespace(default: str, meaning: str) -> Setting:
+def _namespace(default: str, meaning: str, *variables: str) -> Setting:
     allowed = 'a namespace: 1 to 255 letters, digits, blanks and . - _ / # :, not starting with ":" or "AWS/"'
-    return Setting(default, str, allowed, _is_namespace, meaning)
+    return Setting(default, str, allowed, _is_namespace, meaning, variables)
+
+
+def _endpoint(default: str, meaning: str, *variables: str) -> Setting:
+    allowed = "tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH or unixgram:///PATH"
+    return Setting(default, str, allowed, _is_endpoint, meaning, variables)
+
+
+def _is_endpoint(text: str) -> bool:
+    from .sinks.emf_agent import parse_endpoint  # imports sockets: only who sets it needs them
+
+    try:
+        parse_endpoint(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_log_group(text: str) -> bool:
+    return 0 < len(text) <= LOG_NAME_LENGTH and LOG_NAME_CHARACTERS.issuperset(text)
+
+
+def _is_log_stream(text: str) -> bool:
+    return 0 < len(text) <= LOG_NAME_LENGTH and text.isprintable() and not {":", "*"} & set(text)
 
 
 def _is_namespace(text: str) -> bool:
@@ -97,7 +124,34 @@ SETTINGS: dict[str, Setting] = {
     "endpoint_url": _text(
         "CloudWatch endpoint; without it boto3 decides.", "AWS_ENDPOINT_URL_CLOUDWATCH", "AWS_ENDPOINT_URL"
     ),
-    "default_namespace": _namespace(MetricNamespace.ML_PIPELINE.value, "Namespace of records that name none."),
+    "default_namespace": _namespace(
+        MetricNamespace.ML_PIPELINE.value, "Namespace of records that name none.", "AWS_EMF_NAMESPACE"
+    ),
+    "emf_agent_endpoint": _endpoint(
+        "tcp://127.0.0.1:25888", "Where the CloudWatch agent listens, for `emf-agent`.", "AWS_EMF_AGENT_ENDPOINT"
+    ),
+    "emf_log_group": Setting(
+        None,
+        str,
+        "a log group: 1 to 512 letters, digits and . _ - / #",
+        _is_log_group,
+        "Log group that the agent writes to; without it the agent decides.",
+        ("AWS_EMF_LOG_GROUP_NAME",),
+    ),
+    "emf_log_stream": Setting(
+        None,
+        str,
+        "a log stream: 1 to 512 printable characters without : and *",
+        _is_log_stream,
+        "Log stream that the agent writes to; without it the agent decides.",
+        ("AWS_EMF_LOG_STREAM_NAME",),
+    ),
+    "emf_values": _choice(
+        "list", ("list", "object"), "How documents hold values: each one, or once with its count (undocumented by AWS)."
+    ),
+    "failover": _choice(
+        "none", ("none", "emf"), "Where batches go while the breaker is open: nowhere, or to standard output as EMF."
+    ),
     "batch_size": _number(20, 1, 1000, "Datums per PutMetricData call.", int),
     "flush_interval_seconds": _number(60.0, 0.1, 3600, "Seconds between two flushes."),
     "failure_threshold": _number(5, 1, 1000, "Failed calls in a row that open the breaker.", int),
@@ -144,6 +198,11 @@ class MetricsConfig:
     region: str | None
     endpoint_url: str | None
     default_namespace: str
+    emf_agent_endpoint: str
+    emf_log_group: str | None
+    emf_log_stream: str | None
+    emf_values: str
+    failover: str
     batch_size: int
     flush_interval_seconds: float
     failure_threshold: int

@@ -110,6 +110,7 @@ class ClientStats(NamedTuple):
         offenders: Metrics whose dimensions exploded: name and dimension name, never a value.
         last_error: The last delivery error, in words, or None.
         running: Whether the background thread is alive.
+        diverted: Of those delivered, the measurements that went to the second sink while the breaker was open (`failover`).
     """
 
     recorded: int
@@ -123,3 +124,4 @@ class ClientStats(NamedTuple):
     offenders: tuple[Offender, ...]
     last_error: str | None
     running: bool
+    diverted: int = 0

@@ -30,7 +30,7 @@ from retainwise_metrics import (
     StorageResolution,
 )
 from retainwise_metrics.catalogue import CATALOGUE, MetricSpec
-from retainwise_metrics.pipeline.intake import LOOKUP_SIZE
+from retainwise_metrics.pipeline.intake import COMBINATIONS, LOOKUP_SIZE
 from retainwise_metrics.sinks.base import SinkUnavailable
 from retainwise_metrics.testing import InMemorySink, ManualRuntime
 from tests.helpers import NAMESPACE, assert_balanced
@@ -854,7 +854,7 @@ def test_a_flood_of_identifiers_folds_into_other_and_loses_nothing(
         runtime.advance(60)
         assert client.stats().series <= 50 + 100
         assert len(client._intake._channels) <= 50 + 1_000
-        assert sum(len(schema.channels) for schema in client._uses.values()) <= LOOKUP_SIZE
+        assert sum(len(schema.channels) for schema in client._uses.values()) <= COMBINATIONS
     client.flush()
     stats = client.stats()
     assert offered == 30 * 550
@@ -881,6 +881,20 @@ def test_a_flood_of_refused_names_leaves_nothing_behind(client: CloudWatchMetric
     held = sum(sys.getsizeof(found) for found in reachable(client) if isinstance(found, str))
     assert held < 100_000
     assert client._uses == {}
+
+
+def test_a_flood_of_one_metric_is_forgotten_and_the_others_are_not(make_client: MakeClient) -> None:
+    """What is remembered for the fast path is bounded over all metrics, and the one with the most starts over."""
+    client = make_client(catalogue=())
+    for user in range(100):
+        record(client, name="Steady", dimensions={"UserId": f"u{user}"})
+        record(client, name="Steady", dimensions={"UserId": f"u{user}"})
+    for user in range(COMBINATIONS + 1_000):
+        record(client, name="Flood", dimensions={"UserId": f"u{user}"})
+    remembered = {schema.series.name: len(schema.channels) for schema in client._uses.values()}
+    assert remembered["Steady"] == 100
+    assert remembered["Flood"] <= COMBINATIONS - 100
+    assert_balanced(client)
 
 
 def test_what_is_remembered_of_a_flood_of_names_is_bounded(make_client: MakeClient) -> None:

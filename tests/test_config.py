@@ -31,6 +31,11 @@ OTHER: dict[str, tuple[object, str]] = {
     "region": ("eu-west-1", "us-east-2"),
     "endpoint_url": ("http://localhost:1", "http://localhost:2"),
     "default_namespace": ("Other/Namespace", "Third/Namespace"),
+    "emf_agent_endpoint": ("udp://127.0.0.1:7", "unix:///run/emf.sock"),
+    "emf_log_group": ("/ecs/api", "/ecs/worker"),
+    "emf_log_stream": ("one", "two"),
+    "emf_values": ("object", "list"),
+    "failover": ("emf", "none"),
     "batch_size": (7, "8"),
     "flush_interval_seconds": (7.5, "8.5"),
     "failure_threshold": (7, "8"),
@@ -124,6 +129,10 @@ def test_an_argument_wins_over_the_environment_and_the_environment_over_the_defa
         ("force", ["RETAINWISE_METRICS_FORCE", "FORCE_CLOUDWATCH"]),
         ("region", ["RETAINWISE_METRICS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"]),
         ("endpoint_url", ["RETAINWISE_METRICS_ENDPOINT_URL", "AWS_ENDPOINT_URL_CLOUDWATCH", "AWS_ENDPOINT_URL"]),
+        ("default_namespace", ["RETAINWISE_METRICS_DEFAULT_NAMESPACE", "AWS_EMF_NAMESPACE"]),
+        ("emf_agent_endpoint", ["RETAINWISE_METRICS_EMF_AGENT_ENDPOINT", "AWS_EMF_AGENT_ENDPOINT"]),
+        ("emf_log_group", ["RETAINWISE_METRICS_EMF_LOG_GROUP", "AWS_EMF_LOG_GROUP_NAME"]),
+        ("emf_log_stream", ["RETAINWISE_METRICS_EMF_LOG_STREAM", "AWS_EMF_LOG_STREAM_NAME"]),
     ],
 )
 def test_the_first_variable_that_is_set_wins(name: str, variables: list[str]) -> None:
@@ -235,7 +244,15 @@ def test_a_text_is_not_empty_and_not_something_else(name: str, bad: object) -> N
     assert refusal(MetricsConfig, **{name: bad}).setting == name
 
 
-@pytest.mark.parametrize(("name", "choices"), [("sink", "cloudwatch, memory"), ("on_open", "hold, reject")])
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("sink", "cloudwatch, emf, emf-agent, memory"),
+        ("on_open", "hold, reject"),
+        ("emf_values", "list, object"),
+        ("failover", "none, emf"),
+    ],
+)
 def test_a_choice_names_the_others(name: str, choices: str) -> None:
     """The message lists what is allowed."""
     for error in (refusal(MetricsConfig, **{name: "x"}), refusal(from_env, {PREFIX + name.upper(): "x"})):
@@ -251,6 +268,46 @@ def test_a_default_namespace_that_cloudwatch_refuses_is_refused_here(bad: str) -
     assert "AWS/" in str(error)
     if bad.strip():
         refusal(from_env, {"RETAINWISE_METRICS_DEFAULT_NAMESPACE": bad})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "127.0.0.1:25888",
+        "http://127.0.0.1:25888",
+        "tcp://",
+        "tcp://:25888",
+        "tcp://host:port",
+        "tcp://host:",
+        "tcp://host:0",
+        "tcp://host:65536",
+        "tcp://host:25888/path",
+        "unix://relative",
+        "unix:///",
+    ],
+)
+def test_an_endpoint_of_an_agent_that_cannot_be_one_is_refused(bad: str) -> None:
+    """The message shows it, and the forms that are allowed."""
+    for error in (refusal(MetricsConfig, emf_agent_endpoint=bad), refusal(from_env, {"AWS_EMF_AGENT_ENDPOINT": bad})):
+        assert error.setting == "emf_agent_endpoint"
+        assert repr(bad) in str(error)
+        assert "tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH or unixgram:///PATH" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("emf_log_group", "with blank"),
+        ("emf_log_group", "g" * 513),
+        ("emf_log_group", "gr\u00fcn"),
+        ("emf_log_stream", "a:b"),
+        ("emf_log_stream", "a*"),
+        ("emf_log_stream", "s" * 513),
+    ],
+)
+def test_a_log_group_or_stream_that_cannot_be_made_is_refused(name: str, bad: str) -> None:
+    """The agent would fail to make it, and tell nobody who reads the application's log."""
+    assert "1 to 512" in str(refusal(MetricsConfig, **{name: bad}))
 
 
 def test_an_enum_is_taken_for_its_text() -> None:
@@ -357,6 +414,9 @@ def test_a_repr_shows_what_differs_from_the_defaults() -> None:
         ({"ENVIRONMENT": "production"}, {"environment": "test"}, False),
         ({"ENVIRONMENT": "production"}, {"enabled": False}, False),
         ({"ENVIRONMENT": "production", "CLOUDWATCH_METRICS_ENABLED": "false"}, {"enabled": True}, True),
+        ({"ENVIRONMENT": "test"}, {"sink": "emf"}, False),
+        ({"ENVIRONMENT": "test", "RETAINWISE_METRICS_SINK": "emf-agent"}, {}, False),
+        ({"ENVIRONMENT": "test", "FORCE_CLOUDWATCH": "true"}, {"sink": "emf"}, True),
         ({"ENVIRONMENT": "test"}, {"sink": "memory"}, True),
         ({"ENVIRONMENT": "test", "RETAINWISE_METRICS_SINK": "memory"}, {}, True),
         ({"ENVIRONMENT": "test", "CLOUDWATCH_METRICS_ENABLED": "0"}, {"sink": "memory"}, False),

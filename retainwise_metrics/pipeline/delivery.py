@@ -9,6 +9,8 @@ Rules
    named, or looks for them: the first half of the suspects is sent; whichever half must hold the poison is halved again; what was never
    cleared is sent at the end. One poison among n costs at most ceil(log2 n) + 1 extra calls, and the poison itself is never sent alone.
 4. Only failures to get through count against the breaker, and throttling only when it repeats: it is AWS working as designed.
+5. While the breaker lets nothing through, batches are diverted to a second sink, if there is one. What becomes of them is booked as ever
+   but is none of the breaker's business, and a search for poison never goes on at another sink than the one that refused.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ class DeliveryCounts(NamedTuple):
         calls: Calls made.
         failed_calls: Calls that did not deliver.
         last_error: The last error in words, or None.
+        diverted: What was delivered by the second sink.
     """
 
     received: int = 0
@@ -68,6 +71,7 @@ class DeliveryCounts(NamedTuple):
     calls: int = 0
     failed_calls: int = 0
     last_error: str | None = None
+    diverted: int = 0
 
 
 class _Isolation:
@@ -75,9 +79,11 @@ class _Isolation:
     The search for a datum that poisons its batch.
     """
 
-    __slots__ = ("suspects", "unknown")
+    __slots__ = ("diverted", "suspects", "unknown")
 
-    def __init__(self, suspects: tuple[Datum, ...]) -> None:
+    def __init__(self, suspects: tuple[Datum, ...], *, diverted: bool) -> None:
+        self.diverted = diverted
+        """Whether it was the second sink that refused them."""
         self.suspects = suspects
         """At least one of these is poison."""
         self.unknown: tuple[Datum, ...] = ()
@@ -107,6 +113,7 @@ class Delivery:
         bounds: What one call may carry.
         sink: Sizes datums; it is never asked to send.
         random: A number in [0, 1) per call.
+        can_divert: Whether there is a second sink.
     """
 
     def __init__(
@@ -117,6 +124,8 @@ class Delivery:
         bounds: BatchLimits,
         sink: Sink,
         random: Callable[[], float],
+        *,
+        can_divert: bool = False,
     ) -> None:
         self.backlog = backlog
         self.breaker = breaker
@@ -124,13 +133,16 @@ class Delivery:
         self._bounds = bounds
         self._sink = sink
         self._random = random
+        self.can_divert = can_divert
         self._formed: deque[tuple[Datum, ...]] = deque()
         self._isolation: _Isolation | None = None
         self._on_the_wire: Batch | None = None
-        self._retry_at = float("-inf")
-        self._failures = 0
+        self.diverting = False
+        """Whether what is on the wire goes to the second sink."""
+        self._retry_at = self._divert_at = float("-inf")
+        self._failures = self._failed_diversions = 0
         self._throttles = 0
-        self._received = self._delivered = self._calls = self._failed_calls = 0
+        self._received = self._delivered = self._diverted = self._calls = self._failed_calls = 0
         self._dropped: Counter[DropReason] = Counter()
         self._last_error: str | None = None
         self.notes: dict[DropReason, str] = {}
@@ -147,12 +159,15 @@ class Delivery:
             self.backlog.add(window, series, distribution)
         self._drop(self.backlog.overflow(), DropReason.BACKLOG_FULL)
 
-    def book(self, *, received: int = 0, delivered: int = 0, dropped: DropReason | None = None) -> None:
+    def book(
+        self, *, received: int = 0, delivered: int = 0, dropped: DropReason | None = None, diverted: bool = False
+    ) -> None:
         """
         Book measurements that did not go through the backlog: all delivered, or all dropped for a reason.
         """
         self._received += received
         self._delivered += delivered
+        self._diverted += delivered if diverted else 0
         if dropped is not None:
             self._drop(received - delivered, dropped)
 
@@ -171,33 +186,45 @@ class Delivery:
         if not self.waiting():
             return None
         until_permit = self.breaker.seconds_until_permit(now)
-        if until_permit is None:
-            return None
-        return max(until_permit, self._retry_at - now, 0.0)
+        until_call = None if until_permit is None else max(until_permit, self._retry_at - now, 0.0)
+        if not self.diverts(now):
+            return until_call
+        until_diversion = max(self._divert_at - now, 0.0)
+        return until_diversion if until_call is None else min(until_diversion, until_call)
+
+    def diverts(self, now: float) -> bool:
+        """
+        Whether a batch would go to the second sink.
+        """
+        return self.can_divert and self.breaker.seconds_until_permit(now) != 0.0
 
     def hurry(self) -> None:
         """
         End a wait between attempts: somebody asked for a flush.
         """
-        self._retry_at = float("-inf")
+        self._retry_at = self._divert_at = float("-inf")
 
     def next(self, now: float, wall: float) -> Batch | None:
         """
-        The batch to send now, or None. Its outcome must be told to `settle`.
+        The batch to send now, or None; `diverting` says to which sink. Its outcome must be told to `settle`.
 
         Args:
             now: Monotonic seconds.
             wall: Epoch seconds; what is older than CloudWatch accepts is dropped here.
         """
         while self.seconds_until_due(now) == 0:
+            self.diverting = self.diverts(now)
             batch = self._choose(wall)
             # Only ask the breaker with a batch in hand: a yes while it is open makes this call the probe.
-            if batch is not None and self.breaker.permit(now):
+            if batch is not None and (self.diverting or self.breaker.permit(now)):
                 self._on_the_wire = batch
                 return batch
         return None
 
     def _choose(self, wall: float) -> Batch | None:
+        if self._isolation and self._isolation.diverted is not self.diverting:
+            self._formed.appendleft(self._isolation.suspects + self._isolation.unknown)
+            self._isolation = None
         if self._isolation:
             return rebatch(self._sink, self._isolation.trial())
         if self._formed:
@@ -225,7 +252,10 @@ class Delivery:
         batch, self._on_the_wire = self._on_the_wire, None
         if batch is None:
             return
-        self.observe(error, now)
+        if self.diverting:
+            self._observe_diversion(error)
+        else:
+            self.observe(error, now)
         if error is None:
             self._accepted(batch)
         elif isinstance(error, SinkTooLarge):
@@ -236,8 +266,21 @@ class Delivery:
             # While an isolation runs, what was on the wire is a view of its suspects, which are still held.
             if self._isolation is None:
                 self._formed.appendleft(batch.datums)
-            asked = getattr(error, "retry_after_seconds", None)
+            self._wait(error, now)
+
+    def _wait(self, error: SinkError, now: float) -> None:
+        asked = getattr(error, "retry_after_seconds", None)
+        if self.diverting:
+            self._divert_at = now + self._retry.delay(self._failed_diversions, self._random(), asked)
+        else:
             self._retry_at = now + self._retry.delay(self._failures, self._random(), asked)
+
+    def _observe_diversion(self, error: SinkError | None) -> None:
+        if error is None:
+            self._failed_diversions = 0
+        else:
+            self._failed_diversions += 1
+            self._last_error = f"while diverting: {type(error).__name__}: {error}"
 
     def observe(self, error: SinkError | None, now: float) -> None:
         """
@@ -262,6 +305,7 @@ class Delivery:
 
     def _accepted(self, batch: Batch) -> None:
         self._delivered += batch.measurements
+        self._diverted += batch.measurements if self.diverting else 0
         if self._isolation is not None:
             self._isolation.suspects = self._isolation.rest()
             self._convict_if_alone()
@@ -300,7 +344,7 @@ class Delivery:
             isolation.suspects = isolation.trial()
             self._convict_if_alone()
         else:
-            self._isolation = _Isolation(datums)
+            self._isolation = _Isolation(datums, diverted=self.diverting)
             self._convict_if_alone()
 
     def _convict_if_alone(self) -> None:
@@ -353,4 +397,5 @@ class Delivery:
             self._calls,
             self._failed_calls,
             self._last_error,
+            self._diverted,
         )

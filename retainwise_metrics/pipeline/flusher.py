@@ -97,6 +97,7 @@ class Flusher:
         collect: Called before each flush, at most once a minute: records what is read rather than counted.
         leave: Called when a `Stop` has been carried out: does what it is given and says whether the job is over, unless the client was
             started again meanwhile.
+        divert: Sends a batch to the second sink, if there is one.
     """
 
     def __init__(
@@ -108,7 +109,8 @@ class Flusher:
         reporter: Reporter,
         interval_seconds: float,
         collect: Callable[[], None],
-        leave: Callable[[Callable[[], None]], bool],
+        leave: Callable[[Callable[[], None], Callable[[], None]], bool],
+        divert: Callable[[Batch], None] | None = None,
     ) -> None:
         self._runtime = runtime
         self._intake = intake
@@ -118,6 +120,7 @@ class Flusher:
         self._interval = interval_seconds
         self._collect = collect
         self._leave = leave
+        self._divert = divert
         self._minute = -1.0
         """The minute of the last fold, counted from the epoch."""
         self._collected_minute = -1.0
@@ -248,27 +251,35 @@ class Flusher:
     def _send_one(self) -> None:
         with self.deciding:
             batch = self._delivery.next(self._runtime.monotonic(), self._runtime.wall())
+            divert = self._delivery.diverting
             self.counts = self._delivery.counts()
         if batch is None:
             return
         error: SinkError | None = SinkUnavailable("the call was interrupted")
         try:
-            error = self.call(batch)
+            error = self.call(batch, divert=divert)
         finally:
             with self.deciding:
                 self._delivery.settle(error, self._runtime.monotonic())
                 self.counts = self._delivery.counts()
         self._runtime.pause()
 
-    def call(self, batch: Batch) -> SinkError | None:
+    def call(self, batch: Batch, *, divert: bool = False) -> SinkError | None:
         """
         Send one batch; any thread.
+
+        Args:
+            batch: What to send.
+            divert: To the second sink.
 
         Returns:
             What went wrong, or None.
         """
         try:
-            self._sink.send(batch)
+            if divert and self._divert is not None:
+                self._divert(batch)
+            else:
+                self._sink.send(batch)
         except SinkError as error:
             return error
         except Exception as error:  # noqa: BLE001 - a sink is somebody's code; whatever it raises, the batch did not arrive for sure
@@ -302,14 +313,18 @@ class Flusher:
             self._gather()
             due = self._delivery.seconds_until_due(now)
         certain = [flush for flush in self._flushes if due is None or now + due >= flush.deadline]
-        over = any(isinstance(flush, Stop) for flush in certain) and self._leave(self._give_up)
-        if over:
-            certain = list(self._flushes)
-            self._report()
+        if any(isinstance(flush, Stop) for flush in certain) and self._leave(self._give_up, self._answer_all):
+            return True
         for flush in certain:
             self._flushes.remove(flush)
             flush.replies.put(self._result(flush))
-        return over
+        return False
+
+    def _answer_all(self) -> None:
+        self._report()
+        while self._flushes:
+            flush = self._flushes.pop()
+            flush.replies.put(self._result(flush))
 
     def _gather(self) -> None:
         self.fold()

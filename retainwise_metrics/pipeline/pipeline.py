@@ -30,7 +30,7 @@ from .retry import RetryPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from retainwise_metrics.datum import Datum
+    from retainwise_metrics.datum import Batch, Datum
     from retainwise_metrics.runtime import Job, Question, Runtime, Worker
     from retainwise_metrics.sinks.base import Sink, SinkError
 
@@ -47,6 +47,9 @@ THREAD_NAME = "retainwise-metrics"
 
 START_SECONDS = 5.0
 """Longest wait for another thread that is just starting or ending the worker."""
+
+LATECOMERS_SECONDS = 5.0
+"""How long delivery may take of what was recorded in the very moment of a stop."""
 
 
 class PipelineSettings(NamedTuple):
@@ -98,6 +101,7 @@ class Pipeline:
     ) -> None:
         self._settings = settings
         self._sink = sink
+        self._divert: Callable[[Batch], None] | None = getattr(sink, "divert", None)
         self._runtime = runtime
         self._collect = collect
         self._starts = starts
@@ -111,6 +115,7 @@ class Pipeline:
             CHANNELS_PER_SERIES * settings.max_series + FEW_CHANNELS,
             settings.max_pending_datums,
             self._wake,
+            self._deliver_latecomers,
         )
         self.intake.refuse_when(self._refusal)
         self._begin()
@@ -125,6 +130,7 @@ class Pipeline:
             BatchLimits(settings.batch_size),
             self._sink,
             self._runtime.random,
+            can_divert=self._divert is not None,
         )
         self._flusher = Flusher(
             self._runtime,
@@ -135,6 +141,7 @@ class Pipeline:
             settings.flush_interval_seconds,
             self._collect,
             self._leave,
+            self._divert,
         )
         self._worker: Worker | None = None
         self.stopped = False
@@ -149,7 +156,7 @@ class Pipeline:
         """
         Start the background work unless it runs; after `stop`, start again.
         """
-        self.stopped = False
+        self.stopped = self.intake.closed = False
         self._ensure_worker(START_SECONDS)
 
     def _wake(self) -> None:
@@ -158,6 +165,15 @@ class Pipeline:
             worker.post(WAKE)
         elif not self.stopped:
             self._ensure_worker()
+
+    def _deliver_latecomers(self) -> None:
+        """
+        Deliver what was on its way to its list when the client stopped: it had been promised a place.
+        """
+        if self.intake.holds_values() or self.intake.open_windows():
+            worker = self._ensure_worker()
+            if worker is not None:
+                worker.post(Stop(self._runtime.monotonic() + LATECOMERS_SECONDS))
 
     def _ensure_worker(self, patience_seconds: float = 0.0) -> Worker | None:
         """
@@ -180,16 +196,25 @@ class Pipeline:
             self.reporter.warn("revived", "the metrics thread had ended; it has been started again")
         return self._worker
 
-    def _leave(self, give_up: Callable[[], None]) -> bool:
+    def _leave(self, give_up: Callable[[], None], answer: Callable[[], None]) -> bool:
         """
         Let go of the worker that asks, unless the client was started again: then it goes on.
+
+        Everything it still has to do is done in here, because another worker may begin as soon as the lock is free.
         """
         with self._starting:
-            if self.stopped:
+            over = self.stopped
+            if over:
+                # Set before looking for the last time: who appends after that sees it.
+                self.intake.closed = True
                 give_up()
                 self._worker = None
                 self.intake.asleep = True
-            return self.stopped
+                answer()
+        if over:
+            # Somebody may have tried in vain while the lock was held.
+            self._deliver_latecomers()
+        return over
 
     def _new_worker(self) -> Worker:
         try:
@@ -222,10 +247,19 @@ class Pipeline:
         """
         worker, self.stopped = self._worker, True
         if worker is None or not worker.is_alive():
+            self.intake.closed = True
             if not self.intake.holds_values() and not self.intake.open_windows():
                 return FlushResult(0, 0, self.stats().pending)
             worker = self._ensure_worker(timeout)
         return self._ask(worker, Stop(self._runtime.monotonic() + timeout), timeout)
+
+    def begin_flush(self, timeout: float) -> None:
+        """
+        Let a flush begin without waiting for it; for signal handlers.
+        """
+        worker = self._worker
+        if worker is not None and worker.is_alive():
+            worker.post(Flush(self._runtime.monotonic() + timeout))
 
     def begin_stop(self, timeout: float) -> None:
         """
@@ -266,6 +300,8 @@ class Pipeline:
         """
         Send datums of one namespace in one call on the caller's thread, through the breaker and past the backlog.
 
+        While the breaker is open they go to the second sink, if there is one.
+
         Returns:
             Whether they were accepted.
         """
@@ -274,22 +310,25 @@ class Pipeline:
         measurements = batch.measurements
         with flusher.deciding:
             self._sync_received += measurements
-            if self.stopped or not self.breaker.permit(self._runtime.monotonic()):
+            divert = self._delivery.diverts(self._runtime.monotonic())
+            if self.stopped or not (divert or self.breaker.permit(self._runtime.monotonic())):
                 reason = DropReason.STOPPED if self.stopped else DropReason.BREAKER_OPEN
                 self._book(measurements, dropped=reason)
                 return False
         error: SinkError | None = SinkUnavailable("the call was interrupted")
         try:
-            error = flusher.call(batch)
+            error = flusher.call(batch, divert=divert)
         finally:
             # Whatever happens, the breaker has to learn what became of a call that it permitted.
             with flusher.deciding:
-                self._delivery.observe(error, self._runtime.monotonic())
-                self._book(measurements, dropped=None if error is None else DropReason.NOT_SENT)
+                if not divert:
+                    self._delivery.observe(error, self._runtime.monotonic())
+                self._book(measurements, dropped=None if error is None else DropReason.NOT_SENT, diverted=divert)
         return error is None
 
-    def _book(self, measurements: int, dropped: DropReason | None) -> None:
-        self._delivery.book(received=measurements, delivered=0 if dropped else measurements, dropped=dropped)
+    def _book(self, measurements: int, dropped: DropReason | None, *, diverted: bool = False) -> None:
+        delivered = 0 if dropped else measurements
+        self._delivery.book(received=measurements, delivered=delivered, dropped=dropped, diverted=diverted)
         self._flusher.counts = self._delivery.counts()
 
     # ---- what it says ----
@@ -297,7 +336,7 @@ class Pipeline:
     def _refusal(self) -> DropReason | None:
         if self.stopped and not self._flusher.collecting:
             return DropReason.STOPPED
-        if not self._settings.reject_while_open:
+        if not self._settings.reject_while_open or self._divert is not None:
             return None
         is_open = self.breaker.state in (BreakerState.OPEN, BreakerState.FORCED_OPEN)
         # Once the open time is over somebody has to bring the batch that becomes the probe.
@@ -339,6 +378,7 @@ class Pipeline:
             offenders=self.intake.offenders(),
             last_error=sent.last_error,
             running=worker is not None and worker.is_alive(),
+            diverted=sent.diverted,
         )
 
 

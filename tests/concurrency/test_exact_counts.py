@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.concurrency.own_dimensions import ALL, RECORDED, record_all
 from tests.concurrency.threads import FOREVER_SECONDS, PATIENCE_SECONDS, begin, together
 from tests.helpers import NAMESPACE, assert_balanced
 
@@ -117,6 +118,31 @@ def test_thousands_of_series_registered_by_threads(
     for number in range(500):
         assert cloudwatch.count(NAMESPACE, "M", {"Thread": "all", "Number": f"n{number}"}) == THREADS
     assert_balanced(client)
+
+
+@pytest.mark.usefixtures("restless")
+def test_threads_and_tasks_under_their_own_dimensions(
+    connect: Callable[..., CloudWatchMetrics], cloudwatch: FakeCloudWatch
+) -> None:
+    """Beside constant flushes, each value arrives under its own dimensions; `tests/sinks/test_emf_stdout.py` has the same for documents."""
+    client = connect()
+    over = threading.Event()
+
+    def keep_flushing() -> None:
+        while not over.is_set():
+            client.flush(FOREVER_SECONDS)
+
+    flusher = begin(keep_flushing)
+    record_all(client)
+    over.set()
+    flusher.result(PATIENCE_SECONDS)
+    assert client.stop(FOREVER_SECONDS)
+    found = {
+        (series.name, dict(series.dimensions)["Who"]): cloudwatch.values(*series[:2], dict(series.dimensions))
+        for series in cloudwatch.series()
+    }
+    assert found == RECORDED
+    assert client.stats()[:4] == (ALL, ALL, 0, {})
 
 
 @pytest.mark.usefixtures("restless")

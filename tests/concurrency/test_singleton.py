@@ -8,7 +8,7 @@ import pytest
 
 import retainwise_metrics
 from retainwise_metrics import get_metrics_client, reset_metrics_client
-from tests.concurrency.threads import FOREVER_SECONDS, together
+from tests.concurrency.threads import FOREVER_SECONDS, together, wait_until
 from tests.helpers import NAMESPACE
 
 if TYPE_CHECKING:
@@ -55,5 +55,5 @@ def test_resetting_while_others_record_leaves_no_record_unaccounted(monkeypatch:
 
     taken = together(record, record, record, reset)
     reset_metrics_client(FOREVER_SECONDS)
+    wait_until(lambda: sum(client.stats().pending for client in seen) == 0)
     assert sum(client.stats().delivered for client in seen) == sum(taken)
-    assert sum(client.stats().pending for client in seen) == 0

@@ -12,7 +12,15 @@ import pytest
 from retainwise_metrics import BreakerState, CloudWatchMetrics, DropReason, MetricsConfig
 from retainwise_metrics.runtime import SystemRuntime, ThreadWorker
 from retainwise_metrics.testing import InMemorySink
-from tests.concurrency.threads import FOREVER_SECONDS, PATIENCE_SECONDS, Gate, begin, begin_together, together
+from tests.concurrency.threads import (
+    FOREVER_SECONDS,
+    PATIENCE_SECONDS,
+    Gate,
+    begin,
+    begin_together,
+    together,
+    wait_until,
+)
 from tests.helpers import NAMESPACE, assert_balanced
 
 if TYPE_CHECKING:
@@ -104,6 +112,39 @@ def test_a_question_waits_for_the_worker_that_somebody_else_is_starting(
     opening.result(PATIENCE_SECONDS)
     assert sink.values(NAMESPACE, "M") == {1.0: 1}
     client.stop(PATIENCE_SECONDS)
+
+
+class StopMeanwhile(SystemRuntime):
+    """Calls a function once, when this thread looks at the clock: it has been let in, and has not put its value down yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorder = threading.get_ident()
+        self.meanwhile: Callable[[], object] | None = None
+
+    def wall(self) -> float:
+        if self.meanwhile and threading.get_ident() == self.recorder:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return super().wall()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_record_that_was_let_in_before_the_stop_is_delivered_after_it(known: bool) -> None:
+    """A thread that is held up between being let in and putting its value down finds nobody left to send it, and calls somebody."""
+    runtime = StopMeanwhile()
+    client = make(sink := InMemorySink(), runtime)
+    if known:
+        client.put_metric("M", 0)
+        client.flush(FOREVER_SECONDS)
+    runtime.meanwhile = partial(client.stop, FOREVER_SECONDS)
+    assert client.put_metric("M", 1)
+    wait_until(lambda: client.stats().pending == 0 and not client.stats().running)
+    assert not client.put_metric("M", 2)
+    assert sink.values(NAMESPACE, "M") == ({0.0: 1, 1.0: 1} if known else {1.0: 1})
+    assert client.start() is None
+    assert client.put_metric("M", 3)
+    assert client.stop(FOREVER_SECONDS).delivered == 1
 
 
 @pytest.mark.usefixtures("restless")

@@ -5,6 +5,7 @@ Threads for tests: they begin together, none is waited for in vain, and what one
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
@@ -40,6 +41,14 @@ class Gate:
 
     def open(self) -> None:
         self.opened.set()
+
+
+def wait_until(over: Callable[[], bool]) -> None:
+    """Look until something has happened that nobody tells of."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not over():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
 
 
 def begin(work: Callable[[], Result]) -> Future[Result]:

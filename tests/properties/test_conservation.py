@@ -21,6 +21,7 @@ from retainwise_metrics.sinks.base import (
     SinkTooLarge,
     SinkUnavailable,
 )
+from retainwise_metrics.sinks.failover import FailoverSink
 from retainwise_metrics.testing import InMemorySink, ManualRuntime
 
 if TYPE_CHECKING:
@@ -50,12 +51,16 @@ class Conservation(RuleBasedStateMachine):
         max_distinct=st.sampled_from([1, 5, 1000]),
         names_members=st.booleans(),
         random=st.sampled_from([0.0, 0.5, 0.99]),
+        failover=st.booleans(),
     )
-    def begin(self, on_open: str, batch_size: int, max_distinct: int, names_members: bool, random: float) -> None:
+    def begin(
+        self, on_open: str, batch_size: int, max_distinct: int, names_members: bool, random: float, failover: bool
+    ) -> None:
         self.runtime = ManualRuntime(random=random)
         self.sink = InMemorySink(self.receive)
+        self.failover = failover
         self.names_members = names_members
-        self.mood = "works"
+        self.mood = self.second_mood = "works"
         config = MetricsConfig(
             on_open=on_open,
             batch_size=batch_size,
@@ -65,14 +70,24 @@ class Conservation(RuleBasedStateMachine):
             open_seconds=120.0,
             catalogue=(),
         )
-        self.client = CloudWatchMetrics(config, sink=self.sink, runtime=self.runtime)
+        sink = FailoverSink(self.sink, InMemorySink(self.receive_instead)) if failover else self.sink
+        self.client = CloudWatchMetrics(config, sink=sink, runtime=self.runtime)
         self.counter = self.client.counter("Bound")
         self.offered = 0
         self.accepted_sum = 0.0
-        self.accepted_count = 0
+        self.accepted_count = self.diverted_count = self.astray = 0
 
     def receive(self, batch: Batch) -> None:
-        failure = FAILURES[self.mood]
+        self.take(batch, self.mood)
+
+    def receive_instead(self, batch: Batch) -> None:
+        # The flusher survives whatever a sink raises, so a batch that should not have come here is noted for the invariant to see.
+        self.astray += self.client.stats().breaker_state in {"closed", "disabled"}
+        self.take(batch, self.second_mood)
+        self.diverted_count += batch.measurements
+
+    def take(self, batch: Batch, mood: str) -> None:
+        failure = FAILURES[mood]
         if failure is not None:
             raise failure()
         if len(batch.datums) > 1 and any(datum.series.name == "Huge" for datum in batch.datums):
@@ -133,6 +148,10 @@ class Conservation(RuleBasedStateMachine):
     def change_mood(self, mood: str) -> None:
         self.mood = mood
 
+    @rule(mood=st.sampled_from(sorted(FAILURES)))
+    def change_second_mood(self, mood: str) -> None:
+        self.second_mood = mood
+
     @rule(timeout=st.sampled_from([0.0, 1.0, 30.0]))
     def flush(self, timeout: float) -> None:
         result = self.client.flush(timeout)
@@ -154,7 +173,7 @@ class Conservation(RuleBasedStateMachine):
     def become_a_forked_child(self) -> None:
         self.runtime.after_fork()
         self.client.after_fork()
-        self.offered = self.accepted_count = 0
+        self.offered = self.accepted_count = self.diverted_count = 0
         self.accepted_sum = 0.0
         assert self.client.stats().recorded == 0
 
@@ -166,6 +185,9 @@ class Conservation(RuleBasedStateMachine):
         assert stats.recorded == self.offered
         assert stats.recorded == stats.delivered + sum(stats.dropped.values()) + stats.pending
         assert stats.delivered == self.accepted_count
+        assert stats.diverted == self.diverted_count <= stats.delivered
+        assert self.astray == 0
+        assert "breaker-open" not in stats.dropped or not self.failover
         assert stats.pending >= 0
 
     def teardown(self) -> None:
