@@ -71,6 +71,42 @@ _WORKER: Final = MetricNamespace.WORKER
 _ML: Final = MetricNamespace.ML_PIPELINE
 _DATABASE: Final = MetricNamespace.DATABASE
 
+
+def http_metrics(namespace: str = _API) -> tuple[MetricSpec, ...]:
+    """
+    What the middlewares for web frameworks record, declared for a catalogue; in `MetricNamespace.API` it is in `CATALOGUE` already.
+
+    For another namespace: `MetricsConfig(catalogue=(*CATALOGUE, *http_metrics("Shop")))`.
+
+    Args:
+        namespace: The namespace that the middleware records in.
+    """
+    bytes_ = MetricUnit.BYTES
+    by_status: DimensionSets = ((), ("Endpoint", "Method", "Status"))
+    by_method: DimensionSets = ((), ("Endpoint", "Method"))
+    return (
+        MetricSpec("HttpRequests", namespace, MetricUnit.COUNT, by_status, "A request that ended, however it ended."),
+        _seconds(
+            namespace, "HttpRequestDuration", by_method, "From a request's first line to the end of all work for it."
+        ),
+        _count(
+            namespace,
+            "HttpErrors",
+            BY_ERROR_TYPE,
+            "A request that failed on our side: an unhandled exception or HTTP 5xx.",
+        ),
+        MetricSpec(
+            "HttpRequestsInFlight",
+            namespace,
+            MetricUnit.COUNT,
+            ROLLUP,
+            "Requests under way in one process, seen by each that arrives.",
+        ),
+        MetricSpec("HttpRequestSize", namespace, bytes_, ROLLUP, "Body of one request that has one."),
+        MetricSpec("HttpResponseSize", namespace, bytes_, ROLLUP, "Body of one response that has one."),
+    )
+
+
 CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     # The upload API: one of the first three counts every upload.
     _count(_API, "UploadSuccess", BY_ENDPOINT, "An upload that was stored and queued."),
@@ -96,6 +132,7 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     _count(_API, "S3UploadFailure", BY_ERROR_TYPE, "A file S3 did not take, after all retries."),
     _count(_API, "SQSMessageSent", ROLLUP, "A job handed to the queue."),
     _count(_API, "SQSMessageFailure", BY_ERROR_TYPE, "A job the queue did not take, after all retries."),
+    *http_metrics(),
     # The worker: `WorkerSuccess` or `WorkerFailure` counts every job.
     _count(_WORKER, "WorkerSuccess", ROLLUP, "A job whose predictions are saved."),
     _count(_WORKER, "WorkerFailure", BY_ERROR_TYPE, "A job that ended without saved predictions."),
@@ -119,6 +156,25 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
         emits_zero=False,
     ),
     _count(_WORKER, "MessageParseError", ROLLUP, "A message that is not a job."),
+    _count(_WORKER, "SQSMessageReceived", ROLLUP, "Work on a message began."),
+    _count(
+        _WORKER,
+        "SQSPoisonMessages",
+        ROLLUP,
+        "A message that failed on its last receive before the dead-letter queue.",
+    ),
+    _count(_WORKER, "SQSPartialFailures", ROLLUP, "Messages of a batch that were given back."),
+    _seconds(_WORKER, "SQSMessageAge", ROLLUP, "From a message's sending to the beginning of work on it."),
+    _count(_WORKER, "SQSReceiveCount", ROLLUP, "How often a message has been received.", emits_zero=False),
+    _count(_WORKER, "SQSBatchSize", ROLLUP, "Messages of one receive that brought some.", emits_zero=False),
+    _count(_WORKER, "SQSEmptyReceives", ROLLUP, "A receive that brought no message.", emits_zero=False),
+    _count(
+        _WORKER,
+        "SQSMessagesInFlight",
+        ROLLUP,
+        "Messages being worked on, per process, once a minute.",
+        emits_zero=False,
+    ),
     _seconds(_WORKER, "S3DownloadDuration", ROLLUP, "One fetched file."),
     _count(_WORKER, "S3DownloadFailure", BY_ERROR_TYPE, "A file that could not be fetched, after all retries."),
     # Data and model.

@@ -8,7 +8,7 @@ and remembers, so that the next call is ordinary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from . import checks, limits
 from .catalogue import CATALOGUE
@@ -28,7 +28,7 @@ from .stats import DropReason
 from .units import MetricUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
     from types import TracebackType
 
@@ -55,17 +55,22 @@ _LOWEST, _HIGHEST = -limits.MAX_VALUE, limits.MAX_VALUE
 _COUNT, _SECONDS, _NO_UNIT = MetricUnit.COUNT, MetricUnit.SECONDS, MetricUnit.NONE
 
 
-class Collector(NamedTuple):
+class Collector:
     """
     Something that is read once a minute instead of being recorded when it happens.
 
-    Attributes:
+    Args:
         destination: Where the reading goes.
         read: Returns the reading.
+        minute: When it was read last, in minutes since the epoch.
     """
 
-    destination: Destination
-    read: Callable[[], float]
+    __slots__ = ("destination", "minute", "read")
+
+    def __init__(self, destination: Destination, read: Callable[[], float], minute: float) -> None:
+        self.destination = destination
+        self.read = read
+        self.minute = minute
 
 
 METRICS_DROPPED = "MetricsDropped"
@@ -601,16 +606,28 @@ class CloudWatchMetrics:
             note = f"more than max_series={self.config.max_series} gauges and counters are read once a minute"
             self._intake.refuse(DropReason.TOO_MANY_SERIES, note=note)
             return False
-        self._collectors[destination.series] = Collector(destination, read)
+        before = self._collectors.get(destination.series)
+        minute = -1.0 if before is None else before.minute
+        self._collectors[destination.series] = Collector(destination, read, minute)
         self._intake.rouse()
         return True
 
-    def _collect(self) -> None:
-        for destination, read in list(self._collectors.values()):
+    def _collect(self, minute: float) -> bool:
+        """
+        Read what has not been read in this minute; says whether anything was.
+        """
+        due = [collector for collector in list(self._collectors.values()) if collector.minute != minute]
+        for collector in due:
+            collector.minute = minute
+        self._read(due)
+        return bool(due)
+
+    def _read(self, collectors: Iterable[Collector]) -> None:
+        for collector in collectors:
             try:
-                self._intake.record(destination, checks.checked_value(read()), None)
+                self._intake.record(collector.destination, checks.checked_value(collector.read()), None)
             except InvalidMetricError as error:
-                self._count_refusal(error, destination.series[0].name)
+                self._count_refusal(error, collector.destination.series[0].name)
             except KeyboardInterrupt:  # only where the caller of flush does the work
                 raise
             except BaseException:  # noqa: BLE001 - callbacks are the application's; one that fails must not keep the others from being read

@@ -86,7 +86,7 @@ def flush_on_sigterm() -> bool:
     return LIFECYCLE.flush_on_sigterm()
 
 
-def _client_in_any_case() -> CloudWatchMetrics | NullMetrics:
+def client_in_any_case() -> CloudWatchMetrics | NullMetrics:
     """
     The process-wide client, or one that records nothing while a setting is wrong: recording never raises.
     """
@@ -112,7 +112,7 @@ def put_metric(
     """
     `CloudWatchMetrics.put_metric` on the process-wide client; with a wrong setting it records nothing, and the log says why.
     """
-    return _client_in_any_case().put_metric(
+    return client_in_any_case().put_metric(
         name,
         value,
         unit,
@@ -135,7 +135,7 @@ def increment_counter(
     """
     `CloudWatchMetrics.increment_counter` on the process-wide client; otherwise like `put_metric` here.
     """
-    return _client_in_any_case().increment_counter(
+    return client_in_any_case().increment_counter(
         name,
         namespace=namespace,
         dimensions=dimensions,
@@ -157,7 +157,7 @@ def record_time(
     """
     `CloudWatchMetrics.record_time` on the process-wide client; otherwise like `put_metric` here.
     """
-    return _client_in_any_case().record_time(
+    return client_in_any_case().record_time(
         name,
         seconds,
         namespace=namespace,

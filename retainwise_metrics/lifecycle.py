@@ -103,7 +103,9 @@ class Lifecycle:
             return False
         return True
 
-    def _on_sigterm(self, previous: Callable[[int, FrameType | None], Any] | int, number: int, frame: FrameType | None) -> None:
+    def _on_sigterm(
+        self, previous: Callable[[int, FrameType | None], Any] | int, number: int, frame: FrameType | None
+    ) -> None:
         import _thread
         import signal
 

@@ -133,6 +133,24 @@ def test_a_counter_that_emits_zero_publishes_one_each_minute_while_idle(
     assert_balanced(client)
 
 
+@pytest.mark.parametrize("wall", [1_767_225_600.0, 1_767_225_659.9])
+def test_what_is_registered_after_the_minutes_reading_is_read_all_the_same(
+    make_client: MakeClient, sink: InMemorySink, runtime: ManualRuntime, wall: float
+) -> None:
+    """A process that lives for less than a minute publishes the zeros and gauges it makes after its first flush, each once."""
+    runtime.set_wall(wall)
+    client = make_client(flush_interval_seconds=1)
+    client.counter("Early", emits_zero=True)
+    runtime.advance(2)
+    client.counter("Late", emits_zero=True)
+    client.gauge("Level", lambda: 7)
+    client.counter("Late", emits_zero=True)
+    runtime.advance(20)
+    client.stop()
+    assert sink.values(NAMESPACE, "Early") == sink.values(NAMESPACE, "Late") == {0: 1}
+    assert sink.values(NAMESPACE, "Level") == {7: 1}
+
+
 def test_zeros_do_not_change_a_sum(make_client: MakeClient, sink: InMemorySink, runtime: ManualRuntime) -> None:
     """Increments and zeros share a series; only the sample count knows."""
     client = make_client()

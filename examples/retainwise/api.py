@@ -27,6 +27,7 @@ from examples.retainwise.csv_checks import UnusableCSVError, check_head
 from examples.retainwise.settings import Settings
 from examples.retainwise.tally import TalliedMetrics
 from retainwise_metrics import MetricNamespace, MetricUnit, get_metrics_client
+from retainwise_metrics.integrations.asgi import MetricsMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -144,6 +145,7 @@ def create_app(settings: Settings, metrics: TalliedMetrics) -> FastAPI:
         metrics.write(settings.tally, settings.name)
 
     app = FastAPI(title="RetainWise", lifespan=lifespan)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
 
     @app.post("/upload")
     def upload(file: Annotated[UploadFile, File()], user_id: Annotated[str, Form()]) -> Any:

@@ -24,6 +24,7 @@ from examples.retainwise.settings import Settings
 from examples.retainwise.storage import Predictions
 from examples.retainwise.tally import TalliedMetrics
 from retainwise_metrics import MetricNamespace, MetricUnit, get_metrics_client
+from retainwise_metrics.integrations.sqs import REQUESTED_ATTRIBUTES, SqsWorkerMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +56,13 @@ class JobFailedError(Exception):
         self.final = final
 
 
+def error_type_of(error: BaseException) -> str:
+    """
+    The type a job's failure is counted under.
+    """
+    return error.error_type if isinstance(error, JobFailedError) else "Unexpected"
+
+
 class Worker:
     """
     One worker: a loop around `handle`.
@@ -71,6 +79,12 @@ class Worker:
         self._confidence = metrics.histogram(
             "PredictionConfidence", MetricUnit.NONE, namespace=ML, dimensions=self._version
         )
+        self._jobs = SqsWorkerMetrics(
+            metrics,
+            queue_name=settings.queue_url.rpartition("/")[2],
+            error_type=error_type_of,
+            expected=(JobFailedError,),
+        )
         self._stopping = False
 
     def stop(self, *_signal: object) -> None:
@@ -84,8 +98,7 @@ class Worker:
         Work until `stop`.
         """
         while not self._stopping:
-            self._metrics.increment_counter("WorkerHeartbeat", namespace=WORKER)
-            for message in self._receive():
+            for message in self._jobs.received(self._receive()):
                 self.handle(message)
 
     def handle(self, message: dict[str, Any]) -> None:
@@ -95,29 +108,27 @@ class Worker:
         Args:
             message: As SQS delivers it.
         """
-        started = perf_counter()
         try:
-            self._work(message["Body"])
+            with self._jobs.message(message):
+                self._work(message["Body"])
         except JobFailedError as failure:
-            self._failed(failure.error_type)
             done = failure.final
-        except Exception as error:
+        except Exception:
             log.exception("unexpected error")
-            self._error("WorkerUnexpectedError", type(error).__name__, WORKER)
-            self._failed("Unexpected")
             done = False
         else:
-            self._metrics.record_time("WorkerEndToEndDuration", perf_counter() - started, namespace=WORKER)
-            self._metrics.increment_counter("WorkerSuccess", namespace=WORKER)
             done = True
         if done:
             self._sqs.delete_message(QueueUrl=self._settings.queue_url, ReceiptHandle=message["ReceiptHandle"])
 
-    def _receive(self) -> list[dict[str, Any]]:
-        answer = self._sqs.receive_message(
-            QueueUrl=self._settings.queue_url, MaxNumberOfMessages=1, WaitTimeSeconds=POLL_SECONDS
+    def _receive(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self._sqs.receive_message(
+            QueueUrl=self._settings.queue_url,
+            MaxNumberOfMessages=1,
+            WaitTimeSeconds=POLL_SECONDS,
+            MessageSystemAttributeNames=REQUESTED_ATTRIBUTES,
         )
-        return list(answer.get("Messages", []))
+        return answer
 
     def _work(self, body: str) -> None:
         upload_id = self._parse(body)
@@ -176,9 +187,6 @@ class Worker:
             raise JobFailedError(error_type="DatabaseWrite", final=False) from error
         self._metrics.record_time("DatabaseWriteDuration", perf_counter() - started, namespace=DATABASE)
         self._metrics.increment_counter("PredictionsSaved", namespace=DATABASE, value=len(probabilities))
-
-    def _failed(self, error_type: str) -> None:
-        self._error("WorkerFailure", error_type, WORKER)
 
     def _error(self, name: str, error_type: str, namespace: str) -> None:
         self._metrics.increment_counter(name, namespace=namespace, dimensions={"ErrorType": error_type})

@@ -107,7 +107,9 @@ def catalogue_tables() -> tuple[Table, ...]:
 def _catalogue_table(namespace: str) -> Table:
     table = plain_table(title=namespace)
     for heading in catalogue.COLUMNS:
-        table.add_column(heading, overflow="fold", ratio=2 if heading == "Meaning" else None)
+        table.add_column(
+            heading, overflow="fold", no_wrap=heading == "Metric", ratio=2 if heading == "Meaning" else None
+        )
     for row in catalogue.rows_of(namespace):
         table.add_row(*row)
     return table

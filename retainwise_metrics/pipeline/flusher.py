@@ -94,7 +94,8 @@ class Flusher:
         sink: Where batches go.
         reporter: Says what went wrong.
         interval_seconds: Between two flushes.
-        collect: Called before each flush, at most once a minute: records what is read rather than counted.
+        collect: Called before each flush with the minute: records what is read rather than counted, once a minute, and says whether it
+            recorded anything.
         leave: Called when a `Stop` has been carried out: does what it is given and says whether the job is over, unless the client was
             started again meanwhile.
         divert: Sends a batch to the second sink, if there is one.
@@ -108,7 +109,7 @@ class Flusher:
         sink: Sink,
         reporter: Reporter,
         interval_seconds: float,
-        collect: Callable[[], None],
+        collect: Callable[[float], bool],
         leave: Callable[[Callable[[], None], Callable[[], None]], bool],
         divert: Callable[[Batch], None] | None = None,
     ) -> None:
@@ -158,8 +159,8 @@ class Flusher:
             self._begin(message)
         self._intake.asleep = False
         self._fold_if_due()
-        if self._interval > MINUTE_SECONDS:
-            self._collect_once_a_minute()
+        if self._interval > MINUTE_SECONDS and self._minute != self._collected_minute:
+            self._collect_what_is_due()
         now = self._runtime.monotonic()
         if now >= self._flush_at or self._intake.open_windows() >= EARLY_FLUSH_DATUMS:
             self._next_flush(now)
@@ -225,7 +226,7 @@ class Flusher:
                 return
 
     def _seal(self) -> None:
-        self._collect_once_a_minute()
+        self._collect_what_is_due()
         self._hand_over()
 
     def _hand_over(self) -> None:
@@ -235,16 +236,15 @@ class Flusher:
                 self.counts = self._delivery.counts()
             self._runtime.pause()
 
-    def _collect_once_a_minute(self) -> None:
-        if self._minute == self._collected_minute:
-            return
+    def _collect_what_is_due(self) -> None:
         self._collected_minute = self._minute
         self.collecting = True
         try:
-            self._collect()
+            collected = self._collect(self._minute)
         finally:
             self.collecting = False
-        self.fold()
+        if collected:
+            self.fold()
 
     # ---- send ----
 

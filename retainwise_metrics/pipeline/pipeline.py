@@ -87,7 +87,7 @@ class Pipeline:
         settings: The numbers.
         sink: Where batches go.
         runtime: Clocks, randomness, threads.
-        collect: Called before a flush, at most once a minute: records what is read rather than counted.
+        collect: Called before a flush with the minute: records what is read rather than counted, and says whether there was anything.
         starts: Called before a thread or a connection comes into being.
     """
 
@@ -96,7 +96,7 @@ class Pipeline:
         settings: PipelineSettings,
         sink: Sink,
         runtime: Runtime,
-        collect: Callable[[], None],
+        collect: Callable[[float], bool],
         starts: Callable[[], None],
     ) -> None:
         self._settings = settings

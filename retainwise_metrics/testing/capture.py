@@ -278,7 +278,7 @@ class CapturingMetrics(clients.CloudWatchMetrics):
         """
         Every record in order, then the readings of gauges: of each the last per minute of the clock.
         """
-        self._collect()
+        self._read_all()
         return [*self.book.records, *self.book.readings.copy().values()]
 
     @property
@@ -384,11 +384,17 @@ class CapturingMetrics(clients.CloudWatchMetrics):
 
     # ---- behind it ----
 
-    def _collect(self) -> None:
+    def _collect(self, minute: float) -> bool:
         with self.book.reading():
-            super()._collect()
+            collected = super()._collect(minute)
             for client, _ in list(self._adopted):
-                clients.CloudWatchMetrics._collect(client)  # noqa: SLF001
+                collected |= clients.CloudWatchMetrics._collect(client, minute)  # noqa: SLF001
+        return collected
+
+    def _read_all(self) -> None:
+        with self.book.reading():
+            for client in (self, *(adopted for adopted, _ in self._adopted)):
+                client._read(list(client._collectors.values()))  # noqa: SLF001
 
     def _forget_callbacks(self) -> None:
         """

@@ -35,6 +35,9 @@ class ManualWorker:
         """
         Work until the question is answered, letting time pass where the job waits, at most `timeout` seconds of it.
         """
+        if self._busy:
+            # Asked by the very step that is under way, a gauge's callback or a sink: it cannot end before it is answered.
+            return None
         deadline = self._runtime.monotonic() + timeout
         self.post(question)
         while question.replies.empty() and self.due is not None and self.due <= deadline:
