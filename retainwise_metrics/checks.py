@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NoReturn, SupportsFloat, cast
 
 from . import limits
+from .datum import Counted
 from .dimensions.defaults import DETECTORS
 from .dimensions.pii import Scanner
 from .exceptions import InvalidMetricError
@@ -143,6 +144,30 @@ def checked_value(value: object) -> float:
     if not -limits.MAX_VALUE <= number <= limits.MAX_VALUE:
         _refuse("value", f"{discreet(number)} is not a finite number between -2**360 and 2**360; leave the record out")
     return number
+
+
+def checked_counts(counts: object) -> Counted:
+    """
+    A dict of 1 to 1,000 values, each with how often it occurred: a whole number from 1.
+    """
+    if type(counts) is not dict or not 0 < len(counts) <= limits.VALUES_PER_RECORD:
+        most = limits.VALUES_PER_RECORD
+        _refuse(
+            "value",
+            f"must be a dict of 1 to {most} values and their counts, not {discreet(counts)}; split it",
+            "counts",
+        )
+    checked: dict[float, int] = {}
+    total = 0
+    for value, count in counts.copy().items():
+        if type(count) is not int or count < 1:
+            _refuse("value", f"must be whole numbers from 1, not {discreet(count)}", "counts")
+        number = checked_value(value)
+        checked[number] = checked.get(number, 0) + count
+        total += count
+    if total > limits.RECORDED_AT_ONCE:
+        _refuse("value", "add up to more than 2**53; record them in parts", "counts")
+    return Counted(checked, total)
 
 
 def _as_float(value: object) -> float | None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .catalogue import MetricSpec
+    from .datum import Counted
     from .namespaces import MetricNamespace
     from .runtime import Runtime
     from .sinks.base import Sink
@@ -174,6 +175,41 @@ class CloudWatchMetrics:
         except Exception:  # noqa: BLE001, S110 - anything unusual is looked at properly below
             pass
         return self._record(name, value, unit, namespace, dimensions, timestamp, storage_resolution)
+
+    def put_values(
+        self,
+        name: str,
+        counts: Mapping[float, int],
+        unit: MetricUnit | str = _NO_UNIT,
+        *,
+        namespace: MetricNamespace | str | None = None,
+        dimensions: Mapping[str, object] | None = None,
+        timestamp: datetime | float | None = None,
+        storage_resolution: StorageResolution | int = 60,
+    ) -> bool:
+        """
+        Record many values at once, each as often as it occurred; otherwise like `put_metric`.
+
+        For what somebody else has already counted, such as a histogram: a million occurrences take no longer than one.
+
+        Args:
+            name: Metric name.
+            counts: A dict of 1 to 1,000 values, each with its count, a whole number from 1.
+            unit: One of CloudWatch's 27 units.
+            namespace: None is the configured default.
+            dimensions: At most 30.
+            timestamp: None is now.
+            storage_resolution: 60, or 1 for a high-resolution metric.
+
+        Returns:
+            Whether all of them were taken; it is all or none.
+
+        Raises:
+            InvalidMetricError: With `strict=True` only.
+        """
+        return self._record(
+            name, counts, unit, namespace, dimensions, timestamp, storage_resolution, checks.checked_counts
+        )
 
     def increment_counter(
         self,
@@ -456,6 +492,7 @@ class CloudWatchMetrics:
         dimensions: Mapping[str, object] | None,
         timestamp: object,
         resolution: object,
+        checked: Callable[[object], float | Counted] = checks.checked_value,
     ) -> bool:
         """
         Take any record: check it, find or make its place, remember the way.
@@ -463,7 +500,7 @@ class CloudWatchMetrics:
         if not self._enabled():
             return False
         try:
-            number = checks.checked_value(value)
+            number = checked(value)
             seconds = None if timestamp is None else checks.checked_timestamp(timestamp, self._runtime.wall())
             given = checks.checked_dimensions(dimensions)
             schema = self._schema(name, unit, namespace, resolution, given)

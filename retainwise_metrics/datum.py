@@ -67,6 +67,19 @@ class Series:
         return f"{self.namespace} {self.name}{{{pairs}}}"
 
 
+class Counted(NamedTuple):
+    """
+    Many values recorded at once.
+
+    Attributes:
+        counts: How often each value occurred.
+        total: Sum of the counts.
+    """
+
+    counts: dict[float, int]
+    total: int
+
+
 class Datum(NamedTuple):
     """
     Values of one series in one window: at most `limits.VALUES_PER_DATUM` distinct values, each with how often it occurred.

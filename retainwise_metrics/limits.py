@@ -21,6 +21,12 @@ stated, so the library stays below the smallest reading; the CloudWatch agent ca
 VALUES_PER_DATUM: Final = 150
 """Most distinct values in one datum (model: `MetricDatum.Values`)."""
 
+VALUES_PER_RECORD: Final = 1000
+"""Most distinct values that can be recorded at once (this library's own: what is folded under the lock is folded in small pieces)."""
+
+RECORDED_AT_ONCE: Final = 2**53
+"""Most measurements that can be recorded at once: `Counts` are doubles (model: `MetricDatum.Counts`), exact up to here."""
+
 DIMENSIONS: Final = 30
 """Most dimensions of one datum (model: `MetricDatum.Dimensions`)."""
 

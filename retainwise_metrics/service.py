@@ -249,6 +249,25 @@ class NullMetrics:
         """
         return False
 
+    def put_values(
+        self,
+        name: str,
+        counts: Mapping[float, int],
+        unit: MetricUnit | str = MetricUnit.NONE,
+        *,
+        namespace: MetricNamespace | str | None = None,
+        dimensions: Mapping[str, object] | None = None,
+        timestamp: datetime | float | None = None,
+        storage_resolution: StorageResolution | int = 60,
+    ) -> bool:
+        """
+        Ignore many values at once.
+
+        Returns:
+            False: nothing was taken.
+        """
+        return False
+
     def increment_counter(
         self,
         name: str,

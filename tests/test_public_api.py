@@ -56,6 +56,7 @@ CLIENT = [
     "increment_counter",
     "record_time",
     "put_metric_sync",
+    "put_values",
     "counter",
     "gauge",
     "histogram",

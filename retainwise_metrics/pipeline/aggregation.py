@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 from retainwise_metrics import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from retainwise_metrics.datum import Series
+    from retainwise_metrics.datum import Counted, Series
 
 RELATIVE_ERROR = 0.01
 """Largest relative distance between two values that share a bucket."""
@@ -159,6 +159,15 @@ class Distribution:
         if len(self._exact) > self._max_distinct:
             self._overflow()
 
+    def fold_counts(self, counts: Mapping[float, int], total: int) -> None:
+        """
+        Count values that come with how often they occurred.
+        """
+        self.measurements += total
+        self._count(counts)
+        if len(self._exact) > self._max_distinct:
+            self._overflow()
+
     def merge(self, other: Distribution) -> None:
         """
         Take everything another distribution of the same series and window holds.
@@ -172,7 +181,7 @@ class Distribution:
                 self._overflow()
             self._sketch.merge(other._sketch)  # type: ignore[union-attr]  # _overflow made it
 
-    def _count(self, counts: Counter[float]) -> None:
+    def _count(self, counts: Mapping[float, int]) -> None:
         if self._sketch is None:
             self._exact.update(counts)
             return
@@ -229,13 +238,23 @@ class Windows:
         """
         Fold values of one series into the window that starts at `window` (epoch seconds).
         """
+        self._distribution(window, series).fold(values)
+        self.measurements += len(values)
+
+    def fold_counts(self, window: int, series: Series, counted: Counted) -> None:
+        """
+        Likewise, for values that come with how often they occurred.
+        """
+        self._distribution(window, series).fold_counts(counted.counts, counted.total)
+        self.measurements += counted.total
+
+    def _distribution(self, window: int, series: Series) -> Distribution:
         distributions = self._open.setdefault(window, {})
         distribution = distributions.get(series)
         if distribution is None:
             distribution = distributions[series] = Distribution(self._max_distinct)
             self.datums += 1
-        distribution.fold(values)
-        self.measurements += len(values)
+        return distribution
 
     def holds(self, window: int, series: Series) -> bool:
         """

@@ -18,11 +18,12 @@ Rules
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from retainwise_metrics.datum import Counted
 from retainwise_metrics.stats import DropReason
 
 from .aggregation import Windows
@@ -46,6 +47,12 @@ later; 65,536 was not enough for that (measured), a million is more than can be 
 
 INBOX_FULL_AT = 65_536
 """Entries of the inbox beyond which values are dropped."""
+
+COUNTED_FULL_AT = 1024
+"""Entries of the inbox beyond which no more are taken that hold many values each."""
+
+COUNTED_PER_STEP = 16
+"""Values of such an entry that cost as much as an entry with one value: finding its place is most of the work there."""
 
 LOOKUP_SIZE = 4096
 """Most metrics remembered; a full table starts over."""
@@ -169,6 +176,23 @@ def _nothing(_: object) -> object:
     return None
 
 
+def _weight(value: float | Counted) -> int:
+    """How many measurements one entry is, per series."""
+    return value.total if isinstance(value, Counted) else 1
+
+
+def _cost(value: float | Counted) -> int:
+    """What folding an entry costs, in entries with one value."""
+    return 1 + len(value.counts) // COUNTED_PER_STEP if isinstance(value, Counted) else 1
+
+
+def _sums(counts: Iterable[tuple[DropReason, int]]) -> dict[DropReason, int]:
+    totals: dict[DropReason, int] = {}
+    for reason, count in counts:
+        totals[reason] = totals.get(reason, 0) + count
+    return totals
+
+
 class IntakeCounts(NamedTuple):
     """
     Cumulative counts, published together.
@@ -221,9 +245,11 @@ class Intake:
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
         self._guard = self._make_guard()
-        self._inbox: deque[tuple[Channel | Destination, int, float]] = deque()
+        self._inbox: deque[tuple[Channel | Destination, int, float | Counted]] = deque()
         # Lists whose length alone counts: appending is atomic, and counting costs nothing however many are refused.
         self._refused: dict[DropReason, list[None]] = {reason: [] for reason in DropReason}
+        self._refused_many: list[tuple[DropReason, int]] = []
+        """Refusals of many at once: as a list of that length they could fill the memory."""
         self._windows = Windows(self._max_distinct)
         self._channels: dict[tuple[Series, ...], Channel] = {}
         self._retired: dict[Channel, int] = {}
@@ -270,15 +296,20 @@ class Intake:
         """
         if note:
             self.notes[reason] = note
-        uncounted = self._refused[reason]
-        uncounted.extend([None] * measurements)
+        self._note_refused(reason, measurements)
         # Normally the flusher counts them, but after `stop` there is none.
-        if len(uncounted) >= FOLD_AT and self._lock.acquire(blocking=False):
+        if len(self._refused[reason]) + len(self._refused_many) >= FOLD_AT and self._lock.acquire(blocking=False):
             try:
                 self._count_refused()
             finally:
                 self._lock.release()
         self.rouse()
+
+    def _note_refused(self, reason: DropReason, measurements: int) -> None:
+        if measurements < FOLD_AT:
+            self._refused[reason].extend([None] * measurements)
+        else:
+            self._refused_many.append((reason, measurements))
 
     def channel_of(self, destination: Destination) -> Channel | None:
         """
@@ -286,19 +317,19 @@ class Intake:
         """
         return self._channels.get(destination.series)
 
-    def record(self, target: Channel | Destination, value: float, timestamp: float | None) -> bool:
+    def record(self, target: Channel | Destination, value: float | Counted, timestamp: float | None) -> bool:
         """
-        Take one value.
+        Take one value, or many that come with their counts.
 
         Args:
             target: Where it goes: a channel, or a destination, which may or may not have one.
-            value: A finite number within the API's range.
+            value: A finite number within the API's range, or several, each with its count.
             timestamp: Epoch seconds, or None for now.
 
         Returns:
             Whether it was taken; if not, it has been counted.
         """
-        measurements = len(target.series)
+        measurements = len(target.series) * _weight(value)
         reason = self._refused_by()
         if reason is not None:
             self.refuse(reason, measurements)
@@ -307,10 +338,12 @@ class Intake:
             target = self._channels.get(target.series) or Destination(target.series, private=False)
         first = target.series[0]
         window = first.window_of(self._wall() if timestamp is None else timestamp)
-        if isinstance(target, Channel) and timestamp is None and self._is_open(target, window):
+        if isinstance(value, Counted):
+            taken = self._post(target, window, value, COUNTED_FULL_AT)
+        elif isinstance(target, Channel) and timestamp is None and self._is_open(target, window):
             taken = self._append(target, value)
         else:
-            taken = self._post(target, window, value)
+            taken = self._post(target, window, value, INBOX_FULL_AT)
         if self.closed:
             self._latecomers()
         else:
@@ -356,9 +389,9 @@ class Intake:
         pending.append(value)
         return True
 
-    def _post(self, target: Channel | Destination, window: int, value: float) -> bool:
-        if len(self._inbox) >= INBOX_FULL_AT:
-            self.refuse(DropReason.INTAKE_FULL, len(target.series))
+    def _post(self, target: Channel | Destination, window: int, value: float | Counted, full_at: int) -> bool:
+        if len(self._inbox) >= full_at:
+            self.refuse(DropReason.INTAKE_FULL, len(target.series) * _weight(value))
             return False
         self._inbox.append((target, window, value))
         if self._lock.acquire(blocking=False):
@@ -385,13 +418,17 @@ class Intake:
             if series.dimensions:
                 self._guard.touch(series.namespace, series.name, series.dimensions, values)
 
-    def _fold_into(self, channel: Channel, window: int, values: list[float]) -> None:
+    def _fold_into(self, channel: Channel, window: int, values: list[float] | Counted) -> None:
+        measurements = values.total if isinstance(values, Counted) else len(values)
         for series in channel.series:
-            if self._windows.datums < self._max_windows or self._windows.holds(window, series):
-                self._windows.fold(window, series, values)
-                self._count(folded=len(values))
+            if self._windows.datums >= self._max_windows and not self._windows.holds(window, series):
+                self._note_refused(DropReason.BACKLOG_FULL, measurements)
+                continue
+            if isinstance(values, Counted):
+                self._windows.fold_counts(window, series, values)
             else:
-                self._refused[DropReason.BACKLOG_FULL].extend([None] * len(values))
+                self._windows.fold(window, series, values)
+            self._count(folded=measurements)
 
     def _drain(self, most: int) -> int:
         """
@@ -401,16 +438,18 @@ class Intake:
         drained = 0
         while drained < most and self._inbox:
             target, window, value = self._inbox.popleft()
-            drained += 1
+            drained += _cost(value)
             channel = target if isinstance(target, Channel) else self._channels.get(target.series)
             if channel is not None:
-                self._touch(channel, 1)
+                self._touch(channel, _weight(value))
             else:
                 channel = self._place(target)
-            if channel is not None:
-                together.setdefault((channel, window), []).append(value)
+            if channel is None:
+                self._note_refused(DropReason.TOO_MANY_SERIES, len(target.series) * _weight(value))
+            elif isinstance(value, Counted):
+                self._fold_into(channel, window, value)
             else:
-                self._refused[DropReason.TOO_MANY_SERIES].extend([None] * len(target.series))
+                together.setdefault((channel, window), []).append(value)
         for (channel, window), values in together.items():
             self._fold_into(channel, window, values)
         return drained
@@ -435,14 +474,19 @@ class Intake:
         self.published = IntakeCounts(counts.folded + folded, counts.taken + taken, counts.refused)
 
     def _count_refused(self) -> None:
-        new = self._uncounted()
-        if new:
-            for reason, count in new.items():
+        ones = {reason: len(uncounted) for reason, uncounted in self._refused.items() if uncounted}
+        many = self._refused_many.copy()
+        if ones or many:
+            for reason, count in ones.items():
                 del self._refused[reason][:count]
-            self.published = self.published._replace(refused=dict(Counter(self.published.refused) + Counter(new)))
+            del self._refused_many[: len(many)]
+            self.published = self.published._replace(
+                refused=_sums((*self.published.refused.items(), *ones.items(), *many))
+            )
 
     def _uncounted(self) -> dict[DropReason, int]:
-        return {reason: len(uncounted) for reason, uncounted in self._refused.items() if uncounted}
+        ones = [(reason, len(uncounted)) for reason, uncounted in self._refused.items() if uncounted]
+        return _sums((*ones, *self._refused_many.copy()))
 
     # ---- the flusher: waits for the lock, a little at a time ----
 
@@ -546,7 +590,7 @@ class Intake:
         """
         The published counts, the measurements not folded yet, and the refusals not counted yet; to be read while `unchanging()`.
         """
-        unfolded = sum(len(target.series) for target, _, _ in list(self._inbox))
+        unfolded = sum(len(target.series) * _weight(value) for target, _, value in list(self._inbox))
         for channel in self.channels():
             unfolded += len(channel.pending) * len(channel.series)
         return self.published, unfolded, self._uncounted()
