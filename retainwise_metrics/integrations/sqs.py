@@ -318,6 +318,7 @@ class SqsWorkerMetrics:
 
         @functools.wraps(target)
         async def call_async(*args: object, **kwargs: object) -> object:
+            """The handler, awaited and measured."""
             with self.message(_message_among(args, kwargs)):
                 return await target(*args, **kwargs)
 
