@@ -710,7 +710,7 @@ def _sink_for(config: MetricsConfig) -> Sink:
         return InMemorySink()
     if config.sink == "emf":
         return _stdout_sink(config)
-    primary = _agent_sink(config) if config.sink == "emf-agent" else _cloudwatch_sink(config)
+    primary = _PRIMARY_SINKS[config.sink](config)
     if config.failover == "none":
         return primary
     from .sinks.failover import FailoverSink
@@ -736,9 +736,24 @@ def _agent_sink(config: MetricsConfig) -> Sink:
     )
 
 
+def _otlp_sink(config: MetricsConfig) -> Sink:
+    from .sinks.otlp import OtlpSink
+    from .sinks.put_metric_data import Connection
+
+    catalogue = CATALOGUE if config.catalogue is None else config.catalogue
+    return OtlpSink(
+        Connection(config.region, config.endpoint_url, config.connect_timeout_seconds, config.read_timeout_seconds),
+        # What is published as zero is a count of events.
+        counters={spec.name for spec in catalogue if spec.emits_zero},
+    )
+
+
 def _cloudwatch_sink(config: MetricsConfig) -> Sink:
     from .sinks.put_metric_data import Connection, PutMetricDataSink
 
     return PutMetricDataSink(
         Connection(config.region, config.endpoint_url, config.connect_timeout_seconds, config.read_timeout_seconds)
     )
+
+
+_PRIMARY_SINKS = {"cloudwatch": _cloudwatch_sink, "emf-agent": _agent_sink, "otlp": _otlp_sink}

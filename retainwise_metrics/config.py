@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PREFIX = "RETAINWISE_METRICS_"
 QUIET_ENVIRONMENTS = ("test", "development")
-SINKS = ("cloudwatch", "emf", "emf-agent", "memory")
+SINKS = ("cloudwatch", "emf", "emf-agent", "otlp", "memory")
 LOG_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/#")
 """Characters of a log group's name (CloudWatch Logs API, `CreateLogGroup`)."""
 LOG_NAME_LENGTH = 512
@@ -152,7 +152,7 @@ SETTINGS: dict[str, Setting] = {
     "failover": _choice(
         "none", ("none", "emf"), "Where batches go while the breaker is open: nowhere, or to standard output as EMF."
     ),
-    "batch_size": _number(20, 1, 1000, "Datums per PutMetricData call.", int),
+    "batch_size": _number(20, 1, 1000, "Datums per PutMetricData call; 250 while a backlog of 100 calls is caught up with.", int),
     "flush_interval_seconds": _number(60.0, 0.1, 3600, "Seconds between two flushes."),
     "failure_threshold": _number(5, 1, 1000, "Failed calls in a row that open the breaker.", int),
     "open_seconds": _number(300.0, 0.1, 86_400, "Seconds the breaker stays open the first time."),

@@ -247,7 +247,7 @@ def test_a_text_is_not_empty_and_not_something_else(name: str, bad: object) -> N
 @pytest.mark.parametrize(
     ("name", "choices"),
     [
-        ("sink", "cloudwatch, emf, emf-agent, memory"),
+        ("sink", "cloudwatch, emf, emf-agent, otlp, memory"),
         ("on_open", "hold, reject"),
         ("emf_values", "list, object"),
         ("failover", "none, emf"),

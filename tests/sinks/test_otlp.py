@@ -231,6 +231,18 @@ def test_a_batch_arrives_as_histograms_with_exact_numbers(sink: OtlpSink, receiv
     assert [count for _, _, count in held(point)] == [2, 10, 1]
 
 
+def test_the_setting_makes_the_sink(receiver: Receiver) -> None:
+    """`sink="otlp"` delivers there, and the catalogue says which metrics are sums."""
+    client = CloudWatchMetrics(MetricsConfig(sink="otlp", region=REGION, endpoint_url=receiver.url))
+    client.increment_counter("UploadRejected", namespace="RetainWise/API")
+    client.put_metric("UploadFileSizeMB", 2.5, namespace="RetainWise/API")
+    assert client.stop(60.0)
+    assert client.stats()[:4] == (2, 2, 0, {})
+    metrics = {name: metric for request in receiver.requests for name, metric in request.metrics.items()}
+    assert metrics["UploadRejected"].sum.data_points[0].as_double == 1.0
+    assert metrics["UploadFileSizeMB"].exponential_histogram.data_points[0].sum == 2.5
+
+
 MAGNITUDES = st.floats(min_value=1e-60, max_value=2.0**360) | st.floats(min_value=0.001, max_value=1000.0)
 
 
