@@ -8,6 +8,7 @@ and remembers, so that the next call is ordinary.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from . import checks, limits
@@ -541,12 +542,12 @@ class CloudWatchMetrics:
         """
         checks.checked_resolution(resolution)  # before the look-up, for which True and 1.0 are 1
         names = tuple(given)
-        try:
+        schema: Schema | None = None
+        with suppress(Exception):  # besides KeyError: some object has no hash; the checks say what is wrong with it
             schema = self._uses[name, unit, namespace, resolution, names]
-        except Exception:  # noqa: BLE001 - besides KeyError: some object has no hash; the checks say what is wrong with it
-            schema = self._new_schema(name, unit, namespace, resolution, names)
-        else:
             self._schemas[schema.series.name] = schema
+        if schema is None:
+            schema = self._new_schema(name, unit, namespace, resolution, names)
         schema.unit, schema.namespace, schema.resolution = unit, namespace, resolution
         return schema
 
@@ -597,7 +598,7 @@ class CloudWatchMetrics:
     def _refuse(self, error: Exception, name: object) -> bool:
         invalid = self._count_refusal(error, name)
         if self.config.strict:
-            raise invalid
+            raise invalid from None
         return False
 
     def _count_refusal(self, error: Exception, name: object) -> InvalidMetricError:

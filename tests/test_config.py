@@ -467,3 +467,13 @@ def test_the_policy_and_the_catalogue_are_kept_as_given() -> None:
     assert config.dimension_policy is policy
     assert config.catalogue == ()
     assert MetricsConfig().catalogue is None
+
+
+def test_a_password_in_an_endpoint_is_not_shown() -> None:
+    """Neither in the settings' text nor in the error about another part of it."""
+    config = MetricsConfig(endpoint_url="https://user:secret@proxy.example:8443/cloudwatch")
+    assert repr(config) == "MetricsConfig(endpoint_url='https://***@proxy.example:8443/cloudwatch')"
+    with pytest.raises(ConfigurationError) as caught:
+        MetricsConfig(emf_agent_endpoint="ftp://user:secret@agent:25888")
+    assert "secret" not in str(caught.value)
+    assert "agent:25888" in str(caught.value)

@@ -21,10 +21,10 @@ second of it. Twenty full datums fit.
 """
 
 
-CATCH_UP_CALLS = 100
+CATCH_UP_FROM = 2_000
 """
-This many calls' worth of waiting datums are a backlog to be caught up with. At 20 datums and 10 ms a call that is a second; what a service
-of 2,000 series has after each interval, and any service after an outage.
+Waiting datums that are a backlog to be caught up with: at 20 a call and 10 ms a call more than a second's work. A service with 2,000 series
+has as many after each interval, and any service after an outage.
 """
 
 CATCH_UP_DATUMS = 250
@@ -52,8 +52,7 @@ def next_batch(backlog: Backlog, sink: Sink, bounds: BatchLimits) -> Batch:
 
     Only valid when the backlog holds something.
     """
-    catching_up = backlog.datums >= CATCH_UP_CALLS * bounds.datums
-    most = max(bounds.datums, CATCH_UP_DATUMS) if catching_up else bounds.datums
+    most = max(bounds.datums, CATCH_UP_DATUMS) if backlog.datums >= CATCH_UP_FROM else bounds.datums
     namespace = backlog.next_namespace()
     size = sink.envelope_bytes(namespace)
     values = 0

@@ -55,7 +55,7 @@ def test_every_buffer_length_is_delivered_in_batches_of_twenty(
 def test_a_long_backlog_is_caught_up_with_in_larger_calls(
     make_client: Callable[..., CloudWatchMetrics], sink: InMemorySink
 ) -> None:
-    """Below 100 calls' worth it is 20 a call as ever; above, 250, until that is worked off; everything arrives once."""
+    """Below 2,000 datums it is 20 a call as ever; above, 250, until that is worked off; everything arrives once."""
     client = make_client(catalogue=(), max_series_per_metric=10_000)
     for number in range(1_999):
         client.put_metric("M", 1, dimensions={"Number": f"n{number}"})
