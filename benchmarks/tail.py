@@ -3,15 +3,16 @@ What callers and other threads notice of the delivery: the tail of put_metric's 
 
 1. The endpoint is the strict fake, in a process of its own, behind boto3 as in production.
 2. Only calls made *during* a flush count as such; filling the series before it does not.
-3. A waiting caller records ten values, then sleeps a millisecond, as a service does that waits for its clients. A busy caller never
+3. The wake-up lag is that of a thread, and that of an asyncio loop in a thread of its own: how late it goes on after `sleep(0.001)`.
+4. A waiting caller records ten values, then sleeps a millisecond, as a service does that waits for its clients. A busy caller never
    lets go: it shows in which steps the flusher takes the interpreter, because each turn costs it one whole step.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
-import os
 import threading
 import time
 from array import array
@@ -20,6 +21,7 @@ from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from _aws import use_credentials_of_nobody
 from _endpoint import Endpoint
 from _harness import Report, Rounds, arguments, interleaved, percentile
 
@@ -38,6 +40,7 @@ IDLE, HANGING, ANSWERING = "idle", "endpoint hangs", "endpoint answers"
 FLUSHED = {"flush of 200 series": 200, "flush of 10,000 series": 10_000}
 SCENARIOS = (IDLE, *FLUSHED, HANGING)
 WAITING, BUSY = "waiting", "busy"
+LOOP_TARGETS = dict.fromkeys(FLUSHED, "< 3000")
 TARGETS = {"flush of 10,000 series": "<= 3", HANGING: "about 1"}
 
 COMBINATIONS = tuple({"Endpoint": f"/v{n}/upload", "Method": "POST", "Status": "accepted"} for n in range(10))
@@ -51,16 +54,25 @@ class Tail(NamedTuple):
     Attributes:
         calls: The percentiles of the calls' durations and, last, the longest.
         lags: The same of how late another thread woke up; empty beside a busy caller.
+        loop_lags: The same of an asyncio loop.
     """
 
     calls: tuple[float, ...]
     lags: tuple[float, ...]
+    loop_lags: tuple[float, ...]
 
 
 def main() -> None:
     options = arguments(__doc__)
     report = Report("tail", options)
-    rounds, seconds = (2, 1.0) if options.quick else (5, 4.0)
+    run(report, *((2, 1.0) if options.quick else (5, 4.0)))
+    report.finish()
+
+
+def run(report: Report, rounds: int, seconds: float) -> None:
+    """
+    Measure all scenarios, each so many times for so long, and print them.
+    """
     with Endpoint() as endpoint:
         tails = _measure(endpoint, rounds, seconds)
         stops = interleaved({name: partial(_stop_seconds, endpoint, name) for name in (ANSWERING, HANGING)}, rounds * 2)
@@ -76,11 +88,20 @@ def main() -> None:
     report.table(
         "Wake-up lag of another thread, microseconds, beside the waiting caller", _LAG_COLUMNS, lags, brief=_PERCENTS
     )
+    loops = [
+        (name, *_by_round([tail.loop_lags for tail in tails[name, WAITING]]), LOOP_TARGETS.get(name, ""))
+        for name in SCENARIOS
+    ]
+    report.table(
+        "Wake-up lag of an asyncio loop, microseconds, beside the waiting caller",
+        (*_LAG_COLUMNS, "target of p99"),
+        loops,
+        brief=_PERCENTS,
+    )
     title = f"stop({STOP_SECONDS}) with 200 series to deliver, seconds"
     report.table(
         title, ("meanwhile", "seconds", "target"), [(name, took, _stop_target(name)) for name, took in stops.items()]
     )
-    report.finish()
 
 
 # ---- tables ----
@@ -224,6 +245,7 @@ class Watch:
         # Not lists: the garbage collector would look through millions of figures, and its pauses would be ours.
         self._calls = array("q")
         self._lags = array("q")
+        self._loop_lags = array("q")
 
     def record_for(self, seconds: float) -> None:
         """
@@ -243,17 +265,18 @@ class Watch:
         """
         What was seen, in short.
         """
-        return Tail(_percentiles(self._calls), _percentiles(self._lags))
+        return Tail(_percentiles(self._calls), _percentiles(self._lags), _percentiles(self._loop_lags))
 
     def _record(self, goes_on: Callable[[], bool]) -> None:
         started, over = time.perf_counter(), threading.Event()
-        sleeper = None if self._busy else _in_background(partial(self._sleep_until, over))
+        others = [] if self._busy else [partial(self._sleep_until, over), lambda: asyncio.run(self._loop_until(over))]
+        sleepers = [_in_background(other) for other in others]
         while goes_on():
             self._burst(100 if self._busy else 10)
             if not self._busy:
                 time.sleep(PAUSE_SECONDS)
         over.set()
-        if sleeper is not None:
+        for sleeper in sleepers:
             sleeper.join()
         self.seconds += time.perf_counter() - started
 
@@ -272,6 +295,13 @@ class Watch:
             time.sleep(PAUSE_SECONDS)
             self._lags.append(clock() - before - pause)
 
+    async def _loop_until(self, over: threading.Event) -> None:
+        clock, pause = time.perf_counter_ns, int(PAUSE_SECONDS * 1e9)
+        while not over.is_set():
+            before = clock()
+            await asyncio.sleep(PAUSE_SECONDS)
+            self._loop_lags.append(clock() - before - pause)
+
 
 def _percentiles(nanoseconds: array[int]) -> tuple[float, ...]:
     """The percentiles and the maximum in microseconds; nothing of nothing."""
@@ -286,13 +316,7 @@ def _expect_losses() -> None:
     logging.getLogger("retainwise_metrics").setLevel(logging.ERROR)
 
 
-def _use_credentials_of_nobody() -> None:
-    """The fake takes any; real ones must not be needed, nor looked for on the network."""
-    os.environ.update(AWS_ACCESS_KEY_ID="bench", AWS_SECRET_ACCESS_KEY="bench", AWS_EC2_METADATA_DISABLED="true")
-    os.environ.pop("AWS_PROFILE", None)
-
-
 if __name__ == "__main__":
     _expect_losses()
-    _use_credentials_of_nobody()
+    use_credentials_of_nobody()
     main()

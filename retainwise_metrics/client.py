@@ -115,6 +115,7 @@ class CloudWatchMetrics:
         self._schemas: dict[object, Schema] = {}
         self._uses: dict[object, Schema] = {}
         self._combinations = 0
+        self._most_combinations = max(COMBINATIONS, 2 * self.config.max_series)
         self._pipeline = Pipeline(
             _pipeline_settings(self.config),
             _sink_for(self.config) if sink is None else sink,
@@ -522,7 +523,7 @@ class CloudWatchMetrics:
         channel = self._intake.channel_of(destination)
         if channel is not None:
             self._combinations += schema.remember(given, channel)
-            if self._combinations >= COMBINATIONS:
+            if self._combinations >= self._most_combinations:
                 self._forget_combinations()
         return destination
 

@@ -152,7 +152,7 @@ SETTINGS: dict[str, Setting] = {
     "failover": _choice(
         "none", ("none", "emf"), "Where batches go while the breaker is open: nowhere, or to standard output as EMF."
     ),
-    "batch_size": _number(20, 1, 1000, "Datums per PutMetricData call; at least 250 while 2,000 or more wait.", int),
+    "batch_size": _number(20, 1, 1000, "Datums per PutMetricData call; at least 50 while 2,000 or more wait.", int),
     "flush_interval_seconds": _number(60.0, 0.1, 3600, "Seconds between two flushes."),
     "failure_threshold": _number(5, 1, 1000, "Failed calls in a row that open the breaker.", int),
     "open_seconds": _number(300.0, 0.1, 86_400, "Seconds the breaker stays open the first time."),

@@ -797,6 +797,9 @@ def inline_source() -> str:
 
     loader: Any = __spec__ and __spec__.loader
     source = loader.get_source(__name__) if hasattr(loader, "get_source") else None
+    if source is None and __file__.endswith(".py"):  # a loader that knows no sources, such as pytest's
+        with open(__file__, encoding="utf-8") as file:  # noqa: PTH123  # pathlib would be one more name
+            source = file.read()
     if source is None:
         message = "the source of retainwise_metrics.emf is not installed, only its byte code"
         raise OSError(message)

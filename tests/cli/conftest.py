@@ -56,9 +56,9 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def _server() -> Iterator[tuple[str, Shims]]:
-    """One server for all tests of the commands: starting one takes a second. Elsewhere moto is as it was."""
+    """One server for all tests of a module: starting one takes a second. Elsewhere moto is as it was."""
     shims = Shims()
     with pytest.MonkeyPatch.context() as patch:
         shims.patch(patch)

@@ -52,10 +52,8 @@ def test_every_buffer_length_is_delivered_in_batches_of_twenty(
     )
 
 
-def test_a_long_backlog_is_caught_up_with_in_larger_calls(
-    make_client: Callable[..., CloudWatchMetrics], sink: InMemorySink
-) -> None:
-    """Below 2,000 datums it is 20 a call as ever; above, 250, until that is worked off; everything arrives once."""
+def test_a_long_backlog_is_caught_up_with_in_larger_calls(make_client: Make, sink: InMemorySink) -> None:
+    """Below 2,000 datums it is 20 a call as ever; above, 50, until that is worked off; everything arrives once."""
     client = make_client(catalogue=(), max_series_per_metric=10_000)
     for number in range(1_999):
         client.put_metric("M", 1, dimensions={"Number": f"n{number}"})
@@ -66,7 +64,7 @@ def test_a_long_backlog_is_caught_up_with_in_larger_calls(
         client.put_metric("M", 1, dimensions={"Number": f"n{number % 2_000}", "Half": f"h{number // 2_000}"})
     assert client.flush().delivered == 4_000
     sizes = [len(batch.datums) for batch in sink.batches]
-    assert sizes == [250] * 9 + [20] * 87 + [10]
+    assert sizes == [50] * 41 + [20] * 97 + [10]
 
 
 def test_a_call_holds_one_namespace(client: CloudWatchMetrics, sink: InMemorySink) -> None:
