@@ -57,10 +57,9 @@ def test_the_source_is_that_of_the_module() -> None:
     """Nothing but what readers need is left out: what is defined is the same."""
     defined: dict[str, object] = {"__name__": "inline"}
     exec(compile(emf.inline_source(), "inline", "exec"), defined)
-    theirs = {
-        name for name in vars(emf) if name.isidentifier() and not name.startswith("__")
-    }  # pytest adds some that are none - {"inline_source"}
-    assert theirs - defined.keys() == set()
+    # pytest adds some names that are no identifiers.
+    theirs = {name for name in vars(emf) if name.isidentifier() and not name.startswith("__")}
+    assert theirs - defined.keys() == {"inline_source"}
 
 
 def test_the_handlers_names_are_left_alone() -> None:
