@@ -21,6 +21,7 @@ DIARY = HOME / "diary"
 
 app = Celery("orders", broker="filesystem://")
 app.conf.update(
+    worker_proc_alive_timeout=60.0,  # on a busy machine a process takes longer than four seconds to begin
     broker_transport_options={
         "data_folder_in": str(HOME / "messages"),
         "data_folder_out": str(HOME / "messages"),

@@ -51,6 +51,7 @@ class Worker:
             "PYTHONPATH": os.pathsep.join((str(HERE), str(ROOT))),
             "CELERY_TEST_HOME": str(home),
             "ENVIRONMENT": "production",
+            "RETAINWISE_METRICS_FLUSH_INTERVAL_SECONDS": "1",
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": "us-east-1",

@@ -44,7 +44,7 @@ OPEN_SECONDS = 300.0
 LONGEST_FIRST_OPENING = 360.0
 """With the breaker's jitter."""
 
-READ_TIMEOUT_SECONDS = 0.3
+READ_TIMEOUT_SECONDS = 0.6
 RECORDS = 10_000
 PORTAL = b"<html><head><title>Welcome</title></head><body>Please sign in.</body></html>"
 LATIN_1 = "<!doctype html><title>Zugang für Gäste</title>".encode("latin-1")
