@@ -118,15 +118,16 @@ def test_too_many_series_are_counted_by_measurements(make_client: Callable[..., 
 
 
 def test_threads_lose_nothing() -> None:
-    """Eight threads with counts and single values side by side: every occurrence arrives."""
+    """Eight threads with counts and single values side by side: all that was taken arrives, and all that was not is counted as refused."""
     sink = InMemorySink()
     client = CloudWatchMetrics(MetricsConfig(), sink=sink)
+    taken: list[int] = []
 
     def record() -> None:
-        # All of it fits into the inbox, should whoever folds lose the interpreter for the whole time.
-        for index in range(60):
-            assert client.put_values("X", {1.0: 1000, index + 0.5: 1})
-            assert client.put_metric("X", 1.0)
+        # Should whoever folds lose the interpreter for long, the inbox fills up and refuses.
+        for index in range(300):
+            taken.append(1001 * client.put_values("X", {1.0: 1000, index + 0.5: 1}))
+            taken.append(1 * client.put_metric("X", 1.0))
 
     threads = [threading.Thread(target=record) for _ in range(8)]
     for thread in threads:
@@ -134,5 +135,9 @@ def test_threads_lose_nothing() -> None:
     for thread in threads:
         thread.join(60)
     client.stop(30)
-    assert sum(sink.values(NAMESPACE, "X").values()) == 8 * 60 * 1002
+    assert sum(sink.values(NAMESPACE, "X").values()) == sum(taken) > 0
+    assert client.stats().recorded == 8 * 300 * 1002
+    assert client.stats().dropped == (
+        {DropReason.INTAKE_FULL: 8 * 300 * 1002 - sum(taken)} if sum(taken) < 8 * 300 * 1002 else {}
+    )
     assert_balanced(client)

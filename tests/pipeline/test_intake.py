@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retainwise_metrics import DropReason
-from retainwise_metrics.pipeline.intake import FULL_AT
+from retainwise_metrics.pipeline.intake import CROWDED_AT, FULL_AT, INBOX_FULL_AT
 from tests.helpers import NAMESPACE, assert_balanced
 
 if TYPE_CHECKING:
@@ -91,4 +91,21 @@ def test_a_full_list_drops_and_counts(client: CloudWatchMetrics) -> None:
     assert client.stats().dropped == {DropReason.INTAKE_FULL: 5_000 - taken}
     client.flush()
     assert client.stats().pending == 0
+    assert_balanced(client)
+
+
+def test_a_minute_that_cannot_be_turned_over_takes_values_all_the_same(
+    client: CloudWatchMetrics, sink: InMemorySink, runtime: ManualRuntime
+) -> None:
+    """Somebody does not stop folding at the turn of a minute: the inbox fills up to a point, then values go to the minute before."""
+    client.put_metric("M", 1)
+    client.put_metric("M", 1)
+    runtime.advance(1.0)  # the list is empty now, and the flusher is awake: it need not be woken
+    with client._intake._lock:
+        runtime.set_wall(runtime.wall() + 60.0)
+        assert all(client.put_metric("M", 1) for _ in range(INBOX_FULL_AT + 5_000))
+        assert len(client._intake._inbox) == CROWDED_AT
+    client.flush()
+    assert sink.values(NAMESPACE, "M") == {1.0: INBOX_FULL_AT + 5_002}
+    assert client.stats().dropped == {}
     assert_balanced(client)
