@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .namespaces import MetricNamespace
     from .runtime import Runtime
     from .sinks.base import Sink
+    from .sinks.spool import SpoolSettings
     from .stats import ClientStats, FlushResult
     from .units import StorageResolution
 
@@ -697,11 +698,27 @@ def _pipeline_settings(config: MetricsConfig) -> PipelineSettings:
         max_series_per_metric=config.max_series_per_metric,
         max_distinct_values=config.max_distinct_values,
         reject_while_open=config.on_open == "reject",
+        at_most_once=config.delivery == "at-most-once",
+        spool=_spool_settings(config),
         breaker=BreakerPolicy(
             failure_threshold=config.failure_threshold,
             open_seconds=config.open_seconds,
             max_open_seconds=config.max_open_seconds,
         ),
+    )
+
+
+def _spool_settings(config: MetricsConfig) -> SpoolSettings | None:
+    if config.spool_dir is None:
+        return None
+    from .sinks.spool import SpoolSettings
+
+    return SpoolSettings(
+        config.spool_dir,
+        config.spool_max_bytes,
+        config.spool_max_age_seconds,
+        f"{config.sink} {config.region} {config.endpoint_url}",
+        config.delivery == "at-most-once",
     )
 
 

@@ -149,8 +149,22 @@ SETTINGS: dict[str, Setting] = {
     "emf_values": _choice(
         "list", ("list", "object"), "How documents hold values: each one, or once with its count (undocumented by AWS)."
     ),
+    "delivery": _choice(
+        "at-least-once",
+        ("at-least-once", "at-most-once"),
+        "What follows when a call fails that may have arrived: send again, or give up as `in-doubt`.",
+    ),
     "failover": _choice(
         "none", ("none", "emf"), "Where batches go while the breaker is open: nowhere, or to standard output as EMF."
+    ),
+    "spool_dir": _text(
+        "Folder on local disk for what cannot be delivered, shared by all processes of the service; without it nothing is kept on disk."
+    ),
+    "spool_max_bytes": _number(
+        67_108_864, 1_048_576, 1_099_511_627_776, "Bytes on disk, per process; the oldest go first.", int
+    ),
+    "spool_max_age_seconds": _number(
+        1_209_600.0, 60, 1_209_600, "Age from which values on disk are given up; CloudWatch takes two weeks."
     ),
     "batch_size": _number(20, 1, 1000, "Datums per PutMetricData call; at least 50 while 2,000 or more wait.", int),
     "flush_interval_seconds": _number(60.0, 0.1, 3600, "Seconds between two flushes."),
@@ -202,7 +216,11 @@ class MetricsConfig:
     emf_log_group: str | None
     emf_log_stream: str | None
     emf_values: str
+    delivery: str
     failover: str
+    spool_dir: str | None
+    spool_max_bytes: int
+    spool_max_age_seconds: float
     batch_size: int
     flush_interval_seconds: float
     failure_threshold: int

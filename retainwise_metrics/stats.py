@@ -39,12 +39,18 @@ class DropReason(str, Enum):
     """A new metric name or series when the client already had several times `max_series` of them."""
     BACKLOG_FULL = "backlog-full"
     """The oldest of the backlog, pushed out because `max_pending_datums` was reached."""
+    SPOOL_FULL = "spool-full"
+    """The oldest of the spool on disk, pushed out because `spool_max_bytes` was reached."""
+    SPOOL_DAMAGED = "spool-damaged"
+    """On disk, but somebody has changed or removed the file."""
     REJECTED = "rejected"
     """CloudWatch refused the datum; sending it again cannot help."""
     TOO_LARGE = "too-large"
     """One datum alone was refused as too large."""
     TOO_OLD = "too-old"
-    """Older than the two weeks CloudWatch accepts."""
+    """Older than the two weeks CloudWatch accepts, or than `spool_max_age_seconds` on disk."""
+    IN_DOUBT = "in-doubt"
+    """At-most-once only: the call failed when the values were on their way, so they may have been counted all the same."""
     NOT_SENT = "not-sent"
     """`put_metric_sync` could not deliver and does not retry."""
     SHUTDOWN = "shutdown"
@@ -111,6 +117,9 @@ class ClientStats(NamedTuple):
         last_error: The last delivery error, in words, or None.
         running: Whether the background thread is alive.
         diverted: Of those delivered, the measurements that went to the second sink while the breaker was open (`failover`).
+        spooled: Of those pending, the measurements that are on disk (`spool_dir`); they outlive the process.
+        adopted: Of those recorded, the measurements that were found on disk, left behind by a process that has ended.
+        spool_errors: Times that the disk failed, and damaged stretches that were found on it.
     """
 
     recorded: int
@@ -125,3 +134,6 @@ class ClientStats(NamedTuple):
     last_error: str | None
     running: bool
     diverted: int = 0
+    spooled: int = 0
+    adopted: int = 0
+    spool_errors: int = 0

@@ -35,7 +35,11 @@ OTHER: dict[str, tuple[object, str]] = {
     "emf_log_group": ("/ecs/api", "/ecs/worker"),
     "emf_log_stream": ("one", "two"),
     "emf_values": ("object", "list"),
+    "delivery": ("at-most-once", "at-least-once"),
     "failover": ("emf", "none"),
+    "spool_dir": ("/var/spool/one", "/var/spool/two"),
+    "spool_max_bytes": (2_000_000, "3000000"),
+    "spool_max_age_seconds": (70.0, "80"),
     "batch_size": (7, "8"),
     "flush_interval_seconds": (7.5, "8.5"),
     "failure_threshold": (7, "8"),
@@ -55,6 +59,8 @@ OTHER: dict[str, tuple[object, str]] = {
 
 RANGES = {
     "batch_size": (1, 1000),
+    "spool_max_bytes": (1_048_576, 1_099_511_627_776),
+    "spool_max_age_seconds": (60, 1_209_600),
     "flush_interval_seconds": (0.1, 3600),
     "failure_threshold": (1, 1000),
     "open_seconds": (0.1, 86_400),

@@ -102,6 +102,12 @@ class Backlog:
         """
         return min(self._lanes, key=lambda namespace: self._lanes[namespace].oldest())
 
+    def oldest(self) -> int:
+        """
+        Start of the oldest window that waits, epoch seconds. Only valid when something waits.
+        """
+        return min(lane.oldest() for lane in self._lanes.values())
+
     def peek(self, namespace: str) -> Datum | None:
         """
         The next datum of a namespace, or None when it has no more.

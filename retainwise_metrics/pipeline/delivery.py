@@ -8,9 +8,12 @@ Rules
 3. *Throttled* and *unavailable* put the batch back in front, as it was. *Too large* halves it. *Rejected* takes out the datums that were
    named, or looks for them: the first half of the suspects is sent; whichever half must hold the poison is halved again; what was never
    cleared is sent at the end. One poison among n costs at most ceil(log2 n) + 1 extra calls, and the poison itself is never sent alone.
+   What may have arrived is sent again as well, unless delivery is at most once: then it is given up.
 4. Only failures to get through count against the breaker, and throttling only when it repeats: it is AWS working as designed.
 5. While the breaker lets nothing through, batches are diverted to a second sink, if there is one. What becomes of them is booked as ever
    but is none of the breaker's business, and a search for poison never goes on at another sink than the one that refused.
+6. What waits for long may be unloaded to a disk and loaded again. What is on disk is still held here; the rest of a batch is sent, unloaded
+   or given up as a whole, so that a batch is either from the disk or not.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from retainwise_metrics.sinks.base import (
 )
 from retainwise_metrics.stats import BreakerState, DropReason
 
-from .batching import BatchLimits, next_batch, rebatch
+from .batching import CATCH_UP_DATUMS, BatchLimits, next_batch, rebatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,6 +52,10 @@ SMALLEST_REQUEST_BYTES = 50_000
 """The byte limit learned from a 413 never falls below this: one datum can be 47 kB (measured, the largest legal datum)."""
 
 
+UNLOAD_AFTER_SECONDS = 1.0
+"""A longer wait for the next call than this makes what is held go to disk. The wait after a first failure is shorter."""
+
+
 class DeliveryCounts(NamedTuple):
     """
     The delivery's side of the ledger, in measurements.
@@ -62,6 +69,9 @@ class DeliveryCounts(NamedTuple):
         failed_calls: Calls that did not deliver.
         last_error: The last error in words, or None.
         diverted: What was delivered by the second sink.
+        adopted: What was received from the disk of others.
+        spooled: What is held on disk and not loaded.
+        oldest: Start of the oldest window held in memory, epoch seconds; None when there is none.
     """
 
     received: int = 0
@@ -72,6 +82,9 @@ class DeliveryCounts(NamedTuple):
     failed_calls: int = 0
     last_error: str | None = None
     diverted: int = 0
+    adopted: int = 0
+    spooled: int = 0
+    oldest: int | None = None
 
 
 class _Isolation:
@@ -114,6 +127,7 @@ class Delivery:
         sink: Sizes datums; it is never asked to send.
         random: A number in [0, 1) per call.
         can_divert: Whether there is a second sink.
+        at_most_once: Give up what may have arrived, instead of sending it again.
     """
 
     def __init__(
@@ -126,6 +140,7 @@ class Delivery:
         random: Callable[[], float],
         *,
         can_divert: bool = False,
+        at_most_once: bool = False,
     ) -> None:
         self.backlog = backlog
         self.breaker = breaker
@@ -134,17 +149,24 @@ class Delivery:
         self._sink = sink
         self._random = random
         self.can_divert = can_divert
+        self._at_most_once = at_most_once
         self._formed: deque[tuple[Datum, ...]] = deque()
         self._isolation: _Isolation | None = None
-        self._on_the_wire: Batch | None = None
+        self.on_the_wire: Batch | None = None
+        self._unloading: tuple[Datum, ...] = ()
         self.diverting = False
         """Whether what is on the wire goes to the second sink."""
         self._retry_at = self._divert_at = float("-inf")
         self._failures = self._failed_diversions = 0
         self._throttles = 0
-        self._received = self._delivered = self._diverted = self._calls = self._failed_calls = 0
+        self._load_at = float("-inf")
+        self._received = self._delivered = self._diverted = self._adopted = self._calls = self._failed_calls = 0
         self._dropped: Counter[DropReason] = Counter()
         self._last_error: str | None = None
+        self.spooled = 0
+        """Measurements on disk that are not loaded."""
+        self.finished: list[Datum] | None = None
+        """Datums delivered or dropped since somebody has looked last, if anybody wants to know."""
         self.notes: dict[DropReason, str] = {}
         """What was dropped last and why, per reason, for the log line that the flusher writes."""
 
@@ -175,8 +197,11 @@ class Delivery:
 
     def waiting(self) -> bool:
         """
-        Whether anything is left to send.
+        Whether anything is left to send, on disk or in memory.
         """
+        return self.spooled > 0 or self._in_memory()
+
+    def _in_memory(self) -> bool:
         return bool(self._formed or self._isolation or self.backlog)
 
     def seconds_until_due(self, now: float) -> float | None:
@@ -185,11 +210,12 @@ class Delivery:
         """
         if not self.waiting():
             return None
+        ready = 0.0 if self._in_memory() else max(self._load_at - now, 0.0)
         until_permit = self.breaker.seconds_until_permit(now)
-        until_call = None if until_permit is None else max(until_permit, self._retry_at - now, 0.0)
+        until_call = None if until_permit is None else max(until_permit, self._retry_at - now, ready)
         if not self.diverts(now):
             return until_call
-        until_diversion = max(self._divert_at - now, 0.0)
+        until_diversion = max(self._divert_at - now, ready)
         return until_diversion if until_call is None else min(until_diversion, until_call)
 
     def diverts(self, now: float) -> bool:
@@ -212,30 +238,35 @@ class Delivery:
             now: Monotonic seconds.
             wall: Epoch seconds; what is older than CloudWatch accepts is dropped here.
         """
-        while self.seconds_until_due(now) == 0:
+        while self._in_memory() and self.seconds_until_due(now) == 0:
             self.diverting = self.diverts(now)
             batch = self._choose(wall)
             # Only ask the breaker with a batch in hand: a yes while it is open makes this call the probe.
             if batch is not None and (self.diverting or self.breaker.permit(now)):
-                self._on_the_wire = batch
+                self.on_the_wire = batch
                 return batch
         return None
 
     def _choose(self, wall: float) -> Batch | None:
         if self._isolation and self._isolation.diverted is not self.diverting:
-            self._formed.appendleft(self._isolation.suspects + self._isolation.unknown)
-            self._isolation = None
+            self._end_isolation()
         if self._isolation:
             return rebatch(self._sink, self._isolation.trial())
         if self._formed:
             return self._without_too_old(rebatch(self._sink, self._formed.popleft()), wall)
         return self._without_too_old(next_batch(self.backlog, self._sink, self._bounds), wall)
 
+    def _end_isolation(self) -> None:
+        if self._isolation is not None:
+            self._formed.appendleft(self._isolation.suspects + self._isolation.unknown)
+            self._isolation = None
+
     def _without_too_old(self, batch: Batch, wall: float) -> Batch | None:
         oldest = wall - limits.PAST_SECONDS
         if batch.datums[0].timestamp > oldest and all(datum.timestamp > oldest for datum in batch.datums):
             return batch
         fresh = tuple(datum for datum in batch.datums if datum.timestamp > oldest)
+        self._finish(datum for datum in batch.datums if datum.timestamp <= oldest)
         self._drop(batch.measurements - sum(datum.measurements for datum in fresh), DropReason.TOO_OLD)
         return rebatch(self._sink, fresh) if fresh else None
 
@@ -249,7 +280,7 @@ class Delivery:
             error: What the sink raised, or None when it accepted the batch.
             now: Monotonic seconds, after the call.
         """
-        batch, self._on_the_wire = self._on_the_wire, None
+        batch, self.on_the_wire = self.on_the_wire, None
         if batch is None:
             return
         if self.diverting:
@@ -263,9 +294,11 @@ class Delivery:
         elif isinstance(error, SinkRejected):
             self._rejected(batch, error.members)
         else:
-            # While an isolation runs, what was on the wire is a view of its suspects, which are still held.
-            if self._isolation is None:
+            if self._at_most_once and getattr(error, "maybe_delivered", False):
+                self._give_up_in_doubt(batch)
+            elif self._isolation is None:
                 self._formed.appendleft(batch.datums)
+            # Otherwise what was on the wire is a view of the isolation's suspects, which are still held.
             self._wait(error, now)
 
     def _wait(self, error: SinkError, now: float) -> None:
@@ -306,6 +339,7 @@ class Delivery:
     def _accepted(self, batch: Batch) -> None:
         self._delivered += batch.measurements
         self._diverted += batch.measurements if self.diverting else 0
+        self._finish(batch.datums)
         if self._isolation is not None:
             self._isolation.suspects = self._isolation.rest()
             self._convict_if_alone()
@@ -321,6 +355,7 @@ class Delivery:
         if len(datums) == 1:
             self.notes[DropReason.TOO_LARGE] = f"{datums[0].series.namespace} {datums[0].series.name}"
             self._drop(batch.measurements, DropReason.TOO_LARGE)
+            self._finish(datums)
             parts = [rest]
         else:
             middle = len(datums) // 2
@@ -347,6 +382,15 @@ class Delivery:
             self._isolation = _Isolation(datums, diverted=self.diverting)
             self._convict_if_alone()
 
+    def _give_up_in_doubt(self, batch: Batch) -> None:
+        self._drop(batch.measurements, DropReason.IN_DOUBT)
+        self._finish(batch.datums)
+        self.notes[DropReason.IN_DOUBT] = f"{self._last_error}"
+        isolation, self._isolation = self._isolation, None
+        left = isolation.rest() + isolation.unknown if isolation is not None else ()
+        if left:
+            self._formed.appendleft(left)
+
     def _convict_if_alone(self) -> None:
         isolation = self._isolation
         if isolation is None or len(isolation.suspects) > 1:
@@ -360,30 +404,119 @@ class Delivery:
         first = datums[0].series
         self.notes[DropReason.REJECTED] = f"{first.namespace} {first.name}, among others: {self._last_error}"
         self._drop(sum(datum.measurements for datum in datums), DropReason.REJECTED)
+        self._finish(datums)
+
+    # ---- to the disk and back ----
+
+    def unload(self, now: float, *, at_once: bool = False) -> tuple[Datum, ...]:
+        """
+        The next batch that should go to disk, or nothing; `unloaded` has to follow.
+
+        Args:
+            now: Monotonic seconds.
+            at_once: However short the wait for the next call is.
+        """
+        if not self._in_memory() or (not at_once and not self._waits_for_long(now)):
+            return ()
+        if self.on_the_wire is None:
+            self._end_isolation()
+        if self._formed:
+            self._unloading = self._formed.popleft()
+        elif self.backlog:
+            larger = self._bounds._replace(datums=max(self._bounds.datums, CATCH_UP_DATUMS))
+            self._unloading = next_batch(self.backlog, self._sink, larger).datums
+        return self._unloading
+
+    def _waits_for_long(self, now: float) -> bool:
+        due = self.seconds_until_due(now)
+        return due is None or due > UNLOAD_AFTER_SECONDS
+
+    def being_sent(self) -> tuple[Datum, ...]:
+        """
+        What `unload` leaves alone because a call is under way with it, or with a part of it.
+        """
+        if self.on_the_wire is None:
+            return ()
+        isolation = self._isolation
+        return self.on_the_wire.datums if isolation is None else isolation.suspects + isolation.unknown
+
+    def unloaded(self, *, kept: bool) -> None:
+        """
+        Learn whether the batch that `unload` returned is on disk now; if not, it stays in memory. `spool_holds` has to follow.
+        """
+        datums, self._unloading = self._unloading, ()
+        if datums and not kept:
+            self._formed.appendleft(datums)
+
+    def wants_more(self, now: float) -> bool:
+        """
+        Whether a batch from the disk should be loaded: nothing else is to be sent, and a call may be made.
+        """
+        return self.spooled > 0 and not self._in_memory() and self.seconds_until_due(now) == 0
+
+    def load(self, datums: tuple[Datum, ...], load_at: float) -> None:
+        """
+        Take a batch from the disk, or none. `spool_holds` has to follow.
+
+        Args:
+            datums: The batch; empty when there was none to be had.
+            load_at: When the disk is worth asking again if it was empty, monotonic seconds.
+        """
+        if datums:
+            self._formed.append(datums)
+        else:
+            self._load_at = load_at
+
+    def spool_holds(self, measurements: int, lost: Mapping[DropReason, int], adopted: int) -> None:
+        """
+        Book what the disk says.
+
+        Args:
+            measurements: What is on disk and not loaded.
+            lost: What has been given up there since the last time, by reason.
+            adopted: What has been taken over from others since the last time.
+        """
+        self.spooled = measurements
+        self._received += adopted
+        self._adopted += adopted
+        for reason, count in lost.items():
+            self._drop(count, reason)
+
+    def _finish(self, datums: Iterable[Datum]) -> None:
+        if self.finished is not None:
+            self.finished.extend(datums)
 
     # ---- the books ----
 
     def drop_everything(self, reason: DropReason) -> None:
         """
-        Give up all that is held.
+        Give up all that is held in memory.
         """
-        self._drop(self._held(), reason)
+        self._drop(self._held() - self.spooled, reason)
         self.backlog.drop_all()
         self._formed.clear()
         self._isolation = None
-        self._on_the_wire = None
+        self.on_the_wire = None
+        self._unloading = ()
 
     def _drop(self, measurements: int, reason: DropReason) -> None:
         if measurements:
             self._dropped[reason] += measurements
 
-    def _held(self) -> int:
-        groups = list(self._formed)
+    def _groups(self) -> list[tuple[Datum, ...]]:
+        """
+        All that is in memory besides the backlog.
+        """
+        groups = [*self._formed, self._unloading]
         if self._isolation is not None:
             groups += [self._isolation.suspects, self._isolation.unknown]
-        elif self._on_the_wire is not None:
-            groups.append(self._on_the_wire.datums)
-        return self.backlog.measurements + sum(datum.measurements for group in groups for datum in group)
+        elif self.on_the_wire is not None:
+            groups.append(self.on_the_wire.datums)
+        return groups
+
+    def _held(self) -> int:
+        formed = sum(datum.measurements for group in self._groups() for datum in group)
+        return self.spooled + self.backlog.measurements + formed
 
     def counts(self) -> DeliveryCounts:
         """
@@ -398,4 +531,13 @@ class Delivery:
             self._failed_calls,
             self._last_error,
             self._diverted,
+            self._adopted,
+            self.spooled,
+            self._oldest(),
         )
+
+    def _oldest(self) -> int | None:
+        starts = [min(datum.timestamp for datum in group) for group in self._groups() if group]
+        if self.backlog:
+            starts.append(self.backlog.oldest())
+        return min(starts, default=None)

@@ -21,6 +21,7 @@ from retainwise_metrics.sinks.base import SinkError, SinkUnavailable
 from retainwise_metrics.stats import BreakerState, DropReason, FlushResult
 
 from .intake import FOLD_AT, FULL_AT, INBOX_FULL_AT, INBOX_STEP
+from .spooling import Spooling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from retainwise_metrics.datum import Batch
     from retainwise_metrics.runtime import Runtime
     from retainwise_metrics.sinks.base import Sink
+    from retainwise_metrics.sinks.spool import Spool
 
     from .delivery import Delivery, DeliveryCounts
     from .intake import Intake
@@ -99,6 +101,7 @@ class Flusher:
         leave: Called when a `Stop` has been carried out: does what it is given and says whether the job is over, unless the client was
             started again meanwhile.
         divert: Sends a batch to the second sink, if there is one.
+        spool: Keeps on disk what cannot be delivered, if there is one.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class Flusher:
         collect: Callable[[float], bool],
         leave: Callable[[Callable[[], None], Callable[[], None]], bool],
         divert: Callable[[Batch], None] | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self._runtime = runtime
         self._intake = intake
@@ -134,6 +138,7 @@ class Flusher:
         self.deciding = threading.Lock()
         self.counts = delivery.counts()
         """The delivery's books, replaced as a whole after each change."""
+        self._spooling = Spooling(spool, delivery, self.deciding, self._publish, runtime) if spool is not None else None
         now = runtime.monotonic()
         # Each process has its own phase: a fleet that was started together does not flush in the same second.
         self._flush_at = now + interval_seconds * runtime.random()
@@ -158,6 +163,8 @@ class Flusher:
         if isinstance(message, Flush):
             self._begin(message)
         self._intake.asleep = False
+        if self._spooling is not None:
+            self._spooling.tend()
         self._fold_if_due()
         if self._interval > MINUTE_SECONDS and self._minute != self._collected_minute:
             self._collect_what_is_due()
@@ -248,14 +255,26 @@ class Flusher:
 
     # ---- send ----
 
+    def _publish(self, counts: DeliveryCounts) -> None:
+        self.counts = counts
+
     def _send_one(self) -> None:
+        if self._spooling is None:
+            self._call_with_next()
+            return
+        self._spooling.refill()
+        self._call_with_next()
+        self._spooling.settle()
+        self._spooling.relieve()
+
+    def _call_with_next(self) -> None:
         with self.deciding:
             batch = self._delivery.next(self._runtime.monotonic(), self._runtime.wall())
             divert = self._delivery.diverting
             self.counts = self._delivery.counts()
         if batch is None:
             return
-        error: SinkError | None = SinkUnavailable("the call was interrupted")
+        error: SinkError | None = SinkUnavailable("the call was interrupted", maybe_delivered=True)
         try:
             error = self.call(batch, divert=divert)
         finally:
@@ -284,7 +303,8 @@ class Flusher:
             return error
         except Exception as error:  # noqa: BLE001 - a sink is somebody's code; whatever it raises, the batch did not arrive for sure
             self._reporter.failure("sink", "the metrics sink raised an unexpected error; the batch is kept")
-            return SinkUnavailable(f"unexpected {type(error).__name__} in {type(self._sink).__name__}")
+            message = f"unexpected {type(error).__name__} in {type(self._sink).__name__}"
+            return SinkUnavailable(message, maybe_delivered=True)
         return None
 
     # ---- questions ----
@@ -330,8 +350,18 @@ class Flusher:
         self.fold()
         self._hand_over()
 
+    def rescue(self, patience_seconds: float) -> None:
+        """
+        While this job is stuck in a call, and the process is about to end: bring to disk what would be lost, on the caller's thread.
+        """
+        if self._spooling is not None:
+            self._gather()
+            self._spooling.rescue(patience_seconds)
+
     def _give_up(self) -> None:
         self._gather()
+        if self._spooling is not None:
+            self._spooling.relieve(at_once=True)
         with self.deciding:
             self._delivery.drop_everything(DropReason.SHUTDOWN)
             self.counts = self._delivery.counts()

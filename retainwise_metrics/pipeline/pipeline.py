@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from retainwise_metrics.datum import Batch, Datum
     from retainwise_metrics.runtime import Job, Question, Runtime, Worker
     from retainwise_metrics.sinks.base import Sink, SinkError
+    from retainwise_metrics.sinks.spool import Spool, SpoolSettings
 
 WAKE = object()
 """A message that only ends a wait."""
@@ -47,6 +48,9 @@ THREAD_NAME = "retainwise-metrics"
 
 START_SECONDS = 5.0
 """Longest wait for another thread that is just starting or ending the worker."""
+
+RESCUE_SECONDS = 1.0
+"""How long a stop that has run out of time waits for a disk that somebody else is using."""
 
 LATECOMERS_SECONDS = 5.0
 """How long delivery may take of what was recorded in the very moment of a stop."""
@@ -64,8 +68,10 @@ class PipelineSettings(NamedTuple):
         max_series_per_metric: The same per metric.
         max_distinct_values: Distinct values kept exactly per series and window.
         reject_while_open: Whether records are refused while the breaker is open.
+        at_most_once: Whether what may have arrived is given up instead of sent again.
         breaker: When to open.
         retry: How long to wait.
+        spool: What is kept on disk, and where; None: nothing.
     """
 
     batch_size: int = 20
@@ -75,8 +81,10 @@ class PipelineSettings(NamedTuple):
     max_series_per_metric: int = 1_000
     max_distinct_values: int = 1_000
     reject_while_open: bool = False
+    at_most_once: bool = False
     breaker: BreakerPolicy = BreakerPolicy()
     retry: RetryPolicy = RetryPolicy()
+    spool: SpoolSettings | None = None
 
 
 class Pipeline:
@@ -106,6 +114,7 @@ class Pipeline:
         self._collect = collect
         self._starts = starts
         self.reporter = Reporter(runtime.monotonic)
+        self._spool = self._make_spool()
         self.intake = Intake(
             runtime.wall,
             partial(
@@ -120,6 +129,14 @@ class Pipeline:
         self.intake.refuse_when(self._refusal)
         self._begin()
 
+    def _make_spool(self) -> Spool | None:
+        if self._settings.spool is None:
+            return None
+        # Imports zlib, json and pathlib: only who asks for it needs them.
+        from retainwise_metrics.sinks.spool import Spool
+
+        return Spool(self._settings.spool, self._runtime.wall, self._runtime.monotonic, self.reporter.warn)
+
     def _begin(self) -> None:
         settings = self._settings
         self.breaker = CircuitBreaker(settings.breaker, self._runtime.random)
@@ -131,6 +148,7 @@ class Pipeline:
             self._sink,
             self._runtime.random,
             can_divert=self._divert is not None,
+            at_most_once=settings.at_most_once,
         )
         self._flusher = Flusher(
             self._runtime,
@@ -142,6 +160,7 @@ class Pipeline:
             self._collect,
             self._leave,
             self._divert,
+            self._spool,
         )
         self._worker: Worker | None = None
         self.stopped = False
@@ -251,7 +270,10 @@ class Pipeline:
             if not self.intake.holds_values() and not self.intake.open_windows():
                 return FlushResult(0, 0, self.stats().pending)
             worker = self._ensure_worker(timeout)
-        return self._ask(worker, Stop(self._runtime.monotonic() + timeout), timeout)
+        result = self._ask(worker, Stop(self._runtime.monotonic() + timeout), timeout)
+        if result.pending and worker is not None and worker.is_alive():
+            self._flusher.rescue(RESCUE_SECONDS)
+        return result
 
     def begin_flush(self, timeout: float) -> None:
         """
@@ -291,6 +313,8 @@ class Pipeline:
         Start empty in a child process; the parent keeps, and delivers, what was pending.
         """
         self.intake.after_fork()
+        if self._spool is not None:
+            self._spool.after_fork()
         self._begin()
         self._sink.after_fork()
 
@@ -364,7 +388,7 @@ class Pipeline:
         dropped = dict(sent.dropped)
         for reason, count in refused.items():
             dropped[reason] = dropped.get(reason, 0) + count
-        entered = unfolded + folded.folded + sync_in_flight
+        entered = unfolded + folded.folded + sync_in_flight + sent.adopted
         worker = self._worker
         return ClientStats(
             recorded=entered + sum(refused.values()),
@@ -379,6 +403,9 @@ class Pipeline:
             last_error=sent.last_error,
             running=worker is not None and worker.is_alive(),
             diverted=sent.diverted,
+            spooled=sent.spooled,
+            adopted=sent.adopted,
+            spool_errors=0 if self._spool is None else self._spool.errors,
         )
 
 

@@ -5,7 +5,7 @@ A sink sends one batch and returns when it was accepted, or raises exactly one o
 
     SinkError
     +-- SinkThrottled      same batch again, later: slow down
-    +-- SinkUnavailable    same batch again, later: nothing is known to have arrived
+    +-- SinkUnavailable    same batch again, later: nothing is known to have arrived, though it may have
     +-- SinkForbidden      same batch again, much later: credentials or permissions are wrong
     +-- SinkTooLarge       split
     +-- SinkRejected       the content is refused: take the named datums out, or look for them
@@ -40,15 +40,19 @@ class SinkThrottled(SinkError):
 
 class SinkUnavailable(SinkError):
     """
-    Nothing is known to have arrived; send the same batch again later.
+    Nothing is known to have arrived; send the same batch again later, unless it must not arrive twice.
 
     Attributes:
         retry_after_seconds: What the destination asked for, or None.
+        maybe_delivered: Whether the batch may have been accepted all the same: it was on its way when something went wrong.
     """
 
-    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after_seconds: float | None = None, maybe_delivered: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.maybe_delivered = maybe_delivered
 
 
 class SinkForbidden(SinkError):

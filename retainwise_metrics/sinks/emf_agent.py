@@ -164,7 +164,7 @@ class EmfAgentSink(DocumentSink):
                 message = f"this system sends no packet of {len(line)} bytes"
                 raise SinkTooLarge(message) from error
             message = f"the CloudWatch agent stopped taking documents: {type(error).__name__}"
-            raise SinkUnavailable(message) from error
+            raise SinkUnavailable(message, maybe_delivered=True) from error
 
     def _disconnect(self) -> None:
         connection, self._socket = self._socket, None

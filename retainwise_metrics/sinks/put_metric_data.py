@@ -296,7 +296,7 @@ class PutMetricDataSink:
                 raise translated from error
         if not answer.get("ResponseMetadata", {}).get("RequestId"):
             message = "the answer was no error but carried no request id: something other than CloudWatch answered"
-            raise SinkUnavailable(message)
+            raise SinkUnavailable(message, maybe_delivered=True)
 
     def _connected(self) -> Any:
         with self._making:
@@ -425,13 +425,27 @@ def translate(error: Exception, *, written: bool = False) -> SinkError:
     ):
         return SinkForbidden(_words(error))
     if isinstance(error, (boto.BotoCoreError, boto.HTTPClientError, OSError)):
-        return SinkUnavailable(_words(error))
+        return SinkUnavailable(_words(error), maybe_delivered=written and not _never_left(error))
     if written:
-        return SinkUnavailable(f"{type(error).__name__} while the answer was being read: it is not one of CloudWatch's")
+        return SinkUnavailable(
+            f"{type(error).__name__} while the answer was being read: it is not one of CloudWatch's",
+            maybe_delivered=True,
+        )
     if isinstance(error, (TypeError, ValueError, OverflowError)):
         # Raised while the request was being written: content that slipped through the checks.
         return SinkRejected(f"{type(error).__name__} while the request was being written")
     return SinkUnavailable(f"unexpected {type(error).__name__}")
+
+
+def _never_left(error: Exception) -> bool:
+    """
+    Whether no connection came about, so that nothing of the request can have arrived.
+    """
+    from botocore import exceptions as boto
+
+    if isinstance(error, boto.SSLError):  # also raised for a connection that breaks later
+        return "CERTIFICATE_VERIFY_FAILED" in str(error)
+    return isinstance(error, (boto.ConnectTimeoutError, boto.EndpointConnectionError, boto.ProxyConnectionError))
 
 
 def _words(error: Any) -> str:
@@ -471,7 +485,9 @@ def _translate_answer(error: Any) -> SinkError:
         members = tuple(sorted({int(number) - 1 for number in MEMBER.findall(text)}))
         fields = sorted(set(re.findall(r"MetricData\.member\.\d+\.(\w+)", text)))
         return SinkRejected(f"{words}{' about ' + ', '.join(fields) if fields else ''}", members=members)
-    return SinkUnavailable(words, retry_after_seconds=_retry_after(answer))
+    # A 503 says that it was not done; after any other 5xx, of the service or of something between, nobody knows.
+    maybe = status >= 500 and status != 503
+    return SinkUnavailable(words, retry_after_seconds=_retry_after(answer), maybe_delivered=maybe)
 
 
 def _retry_after(answer: dict[str, Any]) -> float | None:

@@ -154,6 +154,40 @@ def test_a_fault_delays_and_never_drops(
     goes_through(client, runtime, cloudwatch, broken_by(proxy, fault.behaviour), ambiguous=fault.ambiguous)
 
 
+@pytest.mark.parametrize("name", FAULTS)
+def test_at_most_once_nothing_arrives_twice(
+    name: str, connect: Connect, runtime: ManualRuntime, cloudwatch: FakeCloudWatch, proxy: Proxy
+) -> None:
+    """What may have arrived is given up as in doubt and said to be; whatever else fails is delivered later."""
+    client = connect(read_timeout_seconds=READ_TIMEOUT_SECONDS, delivery="at-most-once")
+    proxy.break_down(FAULTS[name].behaviour)
+    record(client)
+    runtime.advance(60.0)
+    proxy.heal()
+    record(client)
+    runtime.advance(2 * LONGEST_FIRST_OPENING)
+    assert client.flush(FOREVER_SECONDS)
+    stats, in_doubt = client.stats(), client.stats().dropped.get(DropReason.IN_DOUBT, 0)
+    assert sum(stats.dropped.values()) == in_doubt
+    assert stats.delivered + in_doubt == 2 * RECORDS
+    assert values_in(cloudwatch) == stats.delivered + (RECORDS if FAULTS[name].ambiguous else 0)
+    assert_balanced(client)
+
+
+def test_at_most_once_what_never_left_is_sent_again(
+    connect: Connect, runtime: ManualRuntime, cloudwatch: FakeCloudWatch, proxy: Proxy
+) -> None:
+    """Nobody listens on the port: there is no doubt, and nothing is given up."""
+
+    @contextmanager
+    def refused() -> Iterator[None]:
+        proxy.refuse()
+        yield
+        proxy.accept()
+
+    goes_through(connect(delivery="at-most-once"), runtime, cloudwatch, refused())
+
+
 def test_refused_connections(
     connect: Connect, runtime: ManualRuntime, cloudwatch: FakeCloudWatch, proxy: Proxy
 ) -> None:

@@ -7,6 +7,9 @@ The truth is kept here, beside the library: what the test handed in, and what th
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypothesis import settings
@@ -52,16 +55,29 @@ class Conservation(RuleBasedStateMachine):
         names_members=st.booleans(),
         random=st.sampled_from([0.0, 0.5, 0.99]),
         failover=st.booleans(),
+        spool=st.booleans(),
+        delivery=st.sampled_from(["at-least-once", "at-most-once"]),
     )
     def begin(
-        self, on_open: str, batch_size: int, max_distinct: int, names_members: bool, random: float, failover: bool
+        self,
+        on_open: str,
+        batch_size: int,
+        max_distinct: int,
+        names_members: bool,
+        random: float,
+        failover: bool,
+        spool: bool,
+        delivery: str,
     ) -> None:
         self.runtime = ManualRuntime(random=random)
         self.sink = InMemorySink(self.receive)
         self.failover = failover
         self.names_members = names_members
         self.mood = self.second_mood = "works"
-        config = MetricsConfig(
+        self.folder = tempfile.mkdtemp() if spool else None
+        self.config = MetricsConfig(
+            spool_dir=self.folder,
+            delivery=delivery,
             on_open=on_open,
             batch_size=batch_size,
             max_distinct_values=max_distinct,
@@ -70,12 +86,15 @@ class Conservation(RuleBasedStateMachine):
             open_seconds=120.0,
             catalogue=(),
         )
-        sink = FailoverSink(self.sink, InMemorySink(self.receive_instead)) if failover else self.sink
-        self.client = CloudWatchMetrics(config, sink=sink, runtime=self.runtime)
-        self.counter = self.client.counter("Bound")
-        self.offered = 0
         self.accepted_sum = 0.0
-        self.accepted_count = self.diverted_count = self.astray = 0
+        self.astray = 0
+        self.begin_a_process()
+
+    def begin_a_process(self) -> None:
+        sink = FailoverSink(self.sink, InMemorySink(self.receive_instead)) if self.failover else self.sink
+        self.client = CloudWatchMetrics(self.config, sink=sink, runtime=self.runtime)
+        self.counter = self.client.counter("Bound")
+        self.offered = self.accepted_count = self.diverted_count = 0
 
     def receive(self, batch: Batch) -> None:
         self.take(batch, self.mood)
@@ -166,7 +185,7 @@ class Conservation(RuleBasedStateMachine):
         self.client.stop(1.0)
         self.client.put_metric("A", 1)
         self.offered += 1
-        assert self.client.stats().pending == 0
+        assert self.client.stats().pending == self.client.stats().spooled
         self.client.start()
 
     @rule()
@@ -177,12 +196,29 @@ class Conservation(RuleBasedStateMachine):
         self.accepted_sum = 0.0
         assert self.client.stats().recorded == 0
 
+    @rule()
+    def be_killed(self) -> None:
+        """The process is gone in the middle of whatever it did; another one finds on disk what was not settled, and all of that."""
+        spool = self.client._pipeline._spool
+        if spool is None:
+            return
+        on_disk = sum(segment.pending for folder in spool._folders for segment in folder.segments)
+        spool.after_fork()  # as for a killed process, its descriptors are closed and its files stay
+        self.runtime.after_fork()
+        self.begin_a_process()
+        mood, self.mood = self.mood, "works"
+        self.client.start()
+        assert self.client.stats().adopted == on_disk
+        self.mood = mood
+
     @invariant()
     def the_ledger_is_the_truth(self) -> None:
         if not hasattr(self, "client"):
             return
         stats = self.client.stats()
-        assert stats.recorded == self.offered
+        assert stats.recorded == self.offered + stats.adopted
+        assert 0 <= stats.spooled <= stats.pending
+        assert stats.spool_errors == 0
         assert stats.recorded == stats.delivered + sum(stats.dropped.values()) + stats.pending
         assert stats.delivered == self.accepted_count
         assert stats.diverted == self.diverted_count <= stats.delivered
@@ -201,6 +237,10 @@ class Conservation(RuleBasedStateMachine):
         assert stats.pending == 0
         assert stats.recorded == stats.delivered + sum(stats.dropped.values())
         assert math.isfinite(self.accepted_sum)
+        if self.folder is not None:
+            self.client._pipeline._spool.close()
+            assert list(Path(self.folder).iterdir()) == []
+            shutil.rmtree(self.folder)
 
 
 TestConservation = Conservation.TestCase
