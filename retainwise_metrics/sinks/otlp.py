@@ -8,7 +8,10 @@ Rules
 2. Everything is a delta. Points of one series never share a time: a store keeps one point per series and time, and would lose the other.
    A minute is usually sealed in two parts, and each request puts its points on a millisecond of its own within the window.
 3. For the same reason each process says who it is: `service.instance.id` is random, and new after a fork.
-4. Retries, timeouts and deadlines are the pipeline's: one attempt per call, and every way it can fail is one of the errors of `base`.
+4. Retries are the pipeline's: one attempt per call, and every way it can fail is one of the errors of `base`.
+5. Whoever answers may be anybody. Only an answer of this protocol is a delivery or a reason to give a batch up, and no text of one gets
+   into a message (`_aws_calls` has the rest of it: time, size, secrets, and what botocore says).
+6. Credentials are found once per session. A session whose credentials were refused is forgotten, so that others are found.
 
 Sources: the OTLP specification 1.x ("OTLP/HTTP", "Metrics data model"), and the CloudWatch user guide ("OTLP Endpoints", "Send metrics
 using OpenTelemetry"): protobuf or JSON over HTTP/1.1, SigV4 with the service name `monitoring`, 1,000 data points and 1 MB a request.
@@ -21,11 +24,11 @@ import itertools
 import math
 import threading
 import uuid
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
@@ -34,13 +37,28 @@ from opentelemetry.proto.metrics.v1 import metrics_pb2 as proto
 
 from retainwise_metrics.runtime import IMPORTS, SystemRuntime
 
+from ._aws_calls import (
+    CALL,
+    CODE,
+    EXPIRED,
+    FORBIDDEN,
+    REJECTED,
+    THROTTLED,
+    calling,
+    hush,
+    retry_after,
+    translate_failure,
+    watch,
+    words,
+)
 from .base import SinkError, SinkForbidden, SinkRejected, SinkThrottled, SinkTooLarge, SinkUnavailable
-from .put_metric_data import FORBIDDEN, THROTTLED, Connection, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from retainwise_metrics.datum import Batch, Datum, Series
+
+    from .put_metric_data import Connection
 
 SERVICE = "monitoring"
 """The name that requests are signed for."""
@@ -65,11 +83,17 @@ FRAMING_BYTES = 8
 ENVELOPE_BYTES = 64
 """Tags and lengths around the resource, the scope and the metrics."""
 
-TEMPORARY = ("ExpiredToken", "RequestExpired", "RequestTimeTooSkewed", "InternalFailure", "InternalServiceFault")
-"""Error codes that come right by themselves, whatever their status: credentials refresh, and clocks are set."""
+TEMPORARY = frozenset({"RequestExpired", "RequestTimeTooSkewed", "InternalFailure", "InternalServiceFault"})
+"""Error codes that come right by themselves, whatever their status: clocks are set. Credentials refresh, too; see `EXPIRED`."""
 
 WARNING_SECONDS = 60.0
 """Least time between two lines in the log."""
+
+BINARY = frozenset({"application/x-protobuf", "application/octet-stream", ""})
+"""What the answers are called that are read as protobuf: by the protocol it is the first, some servers call them nothing."""
+
+PARTIAL_SUCCESS = frozenset({"partialSuccess", "partial_success"})
+"""The only member of an answer in JSON."""
 
 DELTA = proto.AGGREGATION_TEMPORALITY_DELTA
 NANOSECONDS = 1_000_000_000
@@ -107,6 +131,54 @@ class Wire(NamedTuple):
     url: str
     session: Any
     sign: Callable[[Any], None]
+
+
+class Answer(NamedTuple):
+    """
+    What came back.
+
+    Attributes:
+        status: Of HTTP.
+        headers: In any case, one value each.
+        content: All of the body that arrived.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def kind(self) -> str:
+        """
+        The media type, without parameters; "" if there is none.
+        """
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def is_complete(self) -> bool:
+        """
+        Whether the body is as long as was said.
+        """
+        said = self.headers.get("content-length", "")
+        return not said.isdecimal() or said.lstrip("0") == str(len(self.content)).lstrip("0")
+
+    @property
+    def is_of_aws(self) -> bool:
+        """
+        Whether it carries a request id, as each answer of AWS does.
+        """
+        return "x-amzn-requestid" in self.headers
+
+    @property
+    def code(self) -> str:
+        """
+        AWS's name for an error, from the header or the JSON body; "" when there is none that looks like one.
+        """
+        named: object = self.headers.get("x-amzn-errortype", "")
+        if not named and (said := _json_object(self.content)):
+            named = said.get("__type") or said.get("Code") or said.get("code")
+        name = named.partition(":")[0].rpartition("#")[2] if isinstance(named, str) else ""
+        return name if CODE.fullmatch(name) else ""
 
 
 class OtlpSink:
@@ -159,15 +231,40 @@ class OtlpSink:
             message = f"{len(points)} data points in one request; {POINTS_PER_REQUEST} are allowed"
             raise SinkTooLarge(message)
         wire = self._connected()
-        try:
-            body = self._request(batch.namespace, points).SerializeToString()
-            answer = _post(wire, body)
-            status, headers, content = answer.status_code, answer.headers, answer.content
-        except Exception as error:
-            raise translate(error) from error
-        if status != 200:
-            raise _refusal(status, headers, content)
-        self._check(_accepted(headers, content), batch, len(points))
+        with calling():
+            try:
+                answer = self._exchange(wire, batch, points)
+                accepted = _accepted(answer, signed=self._signed) if answer.status == 200 else None
+            except Exception as error:
+                failure = translate_failure(error, encoded=CALL.encoded, written=CALL.written)
+                raise self._learned(wire, failure) from error
+        if answer.status != 200:
+            raise self._learned(wire, _refusal(answer, alone=len(batch.datums) == 1), answer.code)
+        if accepted is None:
+            message = "the answer was 200 but is not one of OTLP: something other than the endpoint answered"
+            raise SinkUnavailable(message, maybe_delivered=True)
+        self._check(accepted, batch, len(points))
+
+    def _exchange(self, wire: Wire, batch: Batch, points: Mapping[tuple[Series, int], dict[float, int]]) -> Answer:
+        body = self._request(batch.namespace, points).SerializeToString()
+        CALL.encoded = True
+        answer = _post(wire, body)
+        return Answer(answer.status_code, answer.headers, answer.content)
+
+    def _learned(self, wire: Wire, error: SinkError, code: str = "") -> SinkError:
+        """
+        The same error; if it is about credentials, the next call makes a session of its own, with those that are found then.
+        """
+        if isinstance(error, SinkForbidden) or code in EXPIRED:
+            self._forget(wire)
+        return error
+
+    def _forget(self, wire: Wire) -> None:
+        with self._making:
+            if self._wire is not wire:
+                return
+            self._wire = None
+        wire.session.close()
 
     def _check(self, answer: ExportMetricsServiceResponse, batch: Batch, sent: int) -> None:
         """
@@ -226,13 +323,13 @@ class OtlpSink:
         with self._making:
             if self._wire is None:
                 try:
-                    with IMPORTS:
+                    with IMPORTS, calling():
                         self._wire = self._made()
                 except SinkError:
                     raise
                 except Exception as error:
                     # No region, no credentials, a malformed endpoint: somebody has to change a setting.
-                    message = f"the OTLP endpoint could not be set up: {type(error).__name__}: {error}"
+                    message = f"the OTLP endpoint could not be set up: {words(error)}"
                     raise SinkForbidden(message) from error
             return self._wire
 
@@ -245,6 +342,7 @@ class OtlpSink:
             return Wire(_with_path(connection.endpoint_url), self._make_session(connection), _unsigned)
         import botocore.session
 
+        hush()
         aws = botocore.session.Session()
         region = connection.region or aws.get_config_variable("region")
         if not region:
@@ -382,7 +480,10 @@ def _http_session(connection: Connection) -> Any:
 
     from botocore.httpsession import URLLib3Session
 
-    return URLLib3Session(timeout=(connection.connect_timeout_seconds, connection.read_timeout_seconds))
+    hush()
+    session = URLLib3Session(timeout=(connection.connect_timeout_seconds, connection.read_timeout_seconds))
+    watch(session)
+    return session
 
 
 def _endpoint(aws: Any, region: str) -> str:
@@ -404,6 +505,8 @@ def _with_path(url: str) -> str:
 
 def _signer(credentials: Any, region: str) -> Callable[[Any], None]:
     from botocore.auth import SigV4Auth
+
+    hush()
 
     def sign(request: Any) -> None:
         # Frozen anew for each request: credentials of a role are refreshed here when they are about to expire.
@@ -427,85 +530,108 @@ def _post(wire: Wire, body: bytes) -> Any:
     # Level 1: half the size of the best, at a tenth of its time; and without a time of its own, so that a body is the same twice.
     request = AWSRequest("POST", wire.url, headers=headers, data=gzip.compress(body, compresslevel=1, mtime=0))
     wire.sign(request)
-    return wire.session.send(request.prepare())
+    prepared = request.prepare()
+    CALL.written = True  # for sessions that do not say so themselves
+    return wire.session.send(prepared)
 
 
-def _accepted(headers: Mapping[str, str], content: bytes) -> ExportMetricsServiceResponse:
+def _accepted(answer: Answer, *, signed: bool) -> ExportMetricsServiceResponse | None:
     """
-    What stands in an answer of 200, if it is one of this protocol.
+    What stands in an answer of 200; None if it is not one of this protocol, or not all of one.
 
-    Raises:
-        SinkUnavailable: It is not: something else answered, and nothing is known to have arrived.
+    What a message says that has other members only is read without an error, so it is none of this protocol either: an answer is empty, or
+    says how much was rejected. An empty one that does not say what it is, as Prometheus gives, is taken from whoever asks for no signature.
     """
-    answer = ExportMetricsServiceResponse()
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    accepted = ExportMetricsServiceResponse()
+    if not answer.is_complete:
+        return None
+    if answer.kind == "application/json":
+        from google.protobuf import json_format
+
+        said = _json_object(answer.content or b"{}")
+        if said is None or (said and not PARTIAL_SUCCESS & said.keys()):
+            return None
+        try:
+            json_format.ParseDict(said, accepted, ignore_unknown_fields=True)
+        except json_format.ParseError:
+            return None
+        return accepted
+    if answer.kind not in BINARY:
+        return None
     try:
-        if kind == "application/json":
-            from google.protobuf import json_format
-
-            json_format.Parse(content or b"{}", answer, ignore_unknown_fields=True)
-            return answer
-        if kind in {"application/x-protobuf", "application/octet-stream", ""}:
-            answer.ParseFromString(content)
-            return answer
-    except (DecodeError, ValueError):
-        pass
-    message = "the answer was 200 but is not one of OTLP: something other than the endpoint answered"
-    raise SinkUnavailable(message)
+        accepted.ParseFromString(answer.content)
+    except DecodeError:
+        return None
+    if answer.content:
+        return accepted if accepted.HasField("partial_success") else None
+    says_empty = answer.is_of_aws or (not signed and "content-length" in answer.headers)
+    return accepted if answer.kind or says_empty else None
 
 
-def _refusal(status: int, headers: Mapping[str, str], content: bytes) -> SinkError:
+def _refusal(answer: Answer, *, alone: bool) -> SinkError:
     """
     What any other answer means for the batch.
+
+    Args:
+        answer: What came back.
+        alone: Whether the batch is of one datum, which cannot be split.
     """
-    code = _code(headers, content)
-    words = f"{status} {code}".strip() + " from the OTLP endpoint"
-    after = _retry_after(headers)
-    if status == 413 or (status == 400 and b"Maximum number of datapoints" in content):
-        return SinkTooLarge(words)
-    if status == 429 or code in THROTTLED or (status == 503 and after is not None):
-        return SinkThrottled(words, retry_after_seconds=after)
-    if code in TEMPORARY or status == 408 or status >= 500:
-        return SinkUnavailable(words, retry_after_seconds=after)
-    if status in {401, 403} or code in FORBIDDEN:
-        return SinkForbidden(words)
-    if status in {400, 422}:
-        return SinkRejected(words)
-    # Wrong address, region or method: nothing gets through until somebody changes them.
-    return SinkForbidden(words)
+    status, code, after = answer.status, answer.code, retry_after(answer.headers)
+    said = f"{status} {code}".strip() + " from the OTLP endpoint"
+    is_too_large = status == 413 or (status == 400 and b"Maximum number of datapoints" in answer.content)
+    # A proxy may allow less than the endpoint, so a batch is split for it; but no datum is given up because of it.
+    if is_too_large and (not alone or _is_ours(answer)):
+        return SinkTooLarge(said)
+    if status == 429 or _is(code, THROTTLED) or (status == 503 and after is not None):
+        return SinkThrottled(said, retry_after_seconds=after)
+    if _is(code, EXPIRED) or _is(code, TEMPORARY) or is_too_large or status < 400 or status == 408 or status >= 500:
+        # A 503 says that it was not done; after any other 5xx, of the endpoint or of something between, nobody knows.
+        maybe = status < 300 or (status >= 500 and status != 503)
+        return SinkUnavailable(said, retry_after_seconds=after, maybe_delivered=maybe)
+    if status in {400, 422} and not _is(code, FORBIDDEN):
+        return SinkRejected(said) if _is_ours(answer) else SinkUnavailable(f"{status} from something else than OTLP")
+    # Wrong credentials, address, region or method: nothing gets through until somebody changes them.
+    return SinkForbidden(said)
 
 
-def _code(headers: Mapping[str, str], content: bytes) -> str:
+def _is(code: str, known: Collection[str]) -> bool:
     """
-    AWS's name for an error, from the header or the JSON body; "" when something else answered.
+    Whether it is one of those, which come in two spellings.
     """
-    named = headers.get("x-amzn-errortype", "")
-    if not named and content[:1] == b"{":
-        import json
-
-        try:
-            body = json.loads(content)
-            named = str(body.get("__type") or body.get("Code") or body.get("code") or "")
-        except ValueError:
-            named = ""
-    name = named.partition(":")[0].rpartition("#")[2].removesuffix("Exception")
-    spellings = (name, f"{name}Exception")
-    known = (each for each in (*THROTTLED, *FORBIDDEN, *TEMPORARY) if each in spellings)
-    return next(known, name if name.isalnum() and name.isascii() else "")
+    name = code.removesuffix("Exception")
+    return name in known or f"{name}Exception" in known
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _is_ours(answer: Answer) -> bool:
     """
-    `Retry-After` in seconds, given as such or as a date (RFC 9110, 10.2.3).
+    Whether a refusal was written by AWS or by an OTLP endpoint, which answers with a `google.rpc.Status`, and arrived as a whole.
     """
-    text = headers.get("retry-after", "")
+    if not answer.is_complete:
+        return False
+    if answer.is_of_aws or _is(answer.code, REJECTED):
+        return True
+    if answer.kind == "application/json":
+        return isinstance((_json_object(answer.content) or {}).get("code"), int)
+    if answer.kind != "application/x-protobuf":
+        return False
+    # It has the members of a Status, a number and a text, under the same numbers.
+    status = ExportMetricsPartialSuccess()
     try:
-        return max(float(text), 0.0) if text else None
-    except ValueError:
-        pass
-    try:
-        import time
+        status.ParseFromString(answer.content)
+    except DecodeError:
+        return False
+    return not answer.content or bool(status.rejected_data_points or status.error_message)
 
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except ValueError:
+
+def _json_object(content: bytes) -> dict[str, Any] | None:
+    """
+    What stands in a body, if it is that.
+    """
+    if content.lstrip()[:1] != b"{":
+        return None
+    import json
+
+    try:
+        return cast("dict[str, Any]", json.loads(content))
+    except (ValueError, RecursionError):
         return None

@@ -6,8 +6,8 @@ Rules
 2. Retries, timeouts and deadlines are the pipeline's: botocore makes exactly one attempt.
 3. Every way a call can fail becomes one of the errors of `base`; only what AWS answered with a request id counts as accepted.
 4. A client made before a fork is never used or closed by the child: using it makes the *parent* hang (measured).
-5. Whoever answers may be anybody. An answer has a time and a size after which it ends, it can make a batch be sent again but not be given
-   up, and no text of it, nor of an exception that may show a secret, gets into a message.
+5. Whoever answers may be anybody: what `_aws_calls` does about that holds here. An answer can make a batch be sent again but not be given
+   up, unless it is one of CloudWatch's.
 6. boto3 finds its credentials once per client. A client whose credentials were refused is forgotten, so that others are found.
 7. What boto3 says about the library's own calls below WARNING is not said: a log handler that records would never come to rest.
 """
@@ -17,90 +17,37 @@ from __future__ import annotations
 import json
 import re
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime, timezone
-from io import BufferedReader, RawIOBase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from retainwise_metrics.runtime import IMPORTS, SystemRuntime
+from retainwise_metrics.runtime import IMPORTS
 
+from ._aws_calls import (
+    CALL,
+    EXPIRED,
+    FORBIDDEN,
+    REJECTED,
+    THROTTLED,
+    calling,
+    code_of,
+    hush,
+    retry_after,
+    translate_failure,
+    watch,
+    words,
+)
 from .base import SinkError, SinkForbidden, SinkRejected, SinkThrottled, SinkTooLarge, SinkUnavailable
 
 if TYPE_CHECKING:
-    import logging
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from retainwise_metrics.datum import Batch, Datum, Series
 
 MEMBER = re.compile(r"MetricData\.member\.(\d+)")
 """AWS names each offending datum, from 1 (recorded answers of the service; it lists all of them, one per line)."""
 
-THROTTLED = frozenset(
-    {
-        "BandwidthLimitExceeded",
-        "LimitExceeded",
-        "LimitExceededException",
-        "LimitExceededFault",
-        "PriorRequestNotComplete",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "SlowDown",
-        "Throttled",
-        "ThrottledException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-        "429",
-    }
-)
-FORBIDDEN = frozenset(
-    {
-        "AccessDenied",
-        "AccessDeniedException",
-        "AuthFailure",
-        "IncompleteSignature",
-        "InvalidClientTokenId",
-        "InvalidSignatureException",
-        "MissingAuthenticationToken",
-        "MissingAuthenticationTokenException",
-        "NotAuthorized",
-        "OptInRequired",
-        "SignatureDoesNotMatch",
-        "UnauthorizedOperation",
-        "UnrecognizedClientException",
-    }
-)
-"""`ExpiredToken` and `RequestExpired` are not here: credentials that refresh, and clocks, come right by themselves."""
-REJECTED = frozenset(
-    {
-        "InvalidParameterCombination",
-        "InvalidParameterCombinationException",
-        "InvalidParameterValue",
-        "InvalidParameterValueException",
-        "MissingParameter",
-        "MissingRequiredParameter",
-        "MissingRequiredParameterException",
-        "SerializationException",
-        "ValidationError",
-        "ValidationException",
-    }
-)
 TOO_LARGE = frozenset({"RequestEntityTooLarge", "RequestEntityTooLargeException", "413"})
-EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
-"""Others may be there already, where these were found."""
-
-CODE = re.compile(r"[A-Za-z0-9_.]{1,100}", re.ASCII)
-"""What a code looks like. Anything else was not written by AWS, and does not belong into a log line."""
-
-USER_INFO = re.compile(r"//[^/\s\"']*@")
-"""Name and password in an endpoint's URL."""
-
-ANSWER_BYTES = 1_000_000
-"""Most bytes of an answer that are read; CloudWatch's have less than a thousand, a refusal of a thousand datums some hundred thousand."""
-
-CHATTY = ("boto3", "botocore", "urllib3")
-"""Loggers that have something to say about each call."""
 
 
 class Connection(NamedTuple):
@@ -130,7 +77,7 @@ def boto3_client(connection: Connection) -> Any:
     import boto3.session
     from botocore.config import Config
 
-    _hush()
+    hush()
     try:
         agent = f"retainwise-metrics/{version('retainwise-metrics')}"
     except PackageNotFoundError:
@@ -147,120 +94,19 @@ def boto3_client(connection: Connection) -> Any:
             user_agent_extra=agent,
         ),
     )
+    client.meta.events.register_first("before-sign.cloudwatch.PutMetricData", _encoded)
     client.meta.events.register("before-send.cloudwatch.PutMetricData", _written)
-    _limit_answers(client)
+    with suppress(AttributeError):  # botocore has no public place for it; see `watch`
+        watch(client._endpoint.http_session)  # noqa: SLF001
     return client
 
 
-class _Call(threading.local):
-    """
-    The call that the current thread is making. It is a log filter, too.
-    """
-
-    under_way = False
-    written = False
-    """Whether the request was ready to be sent: what goes wrong afterwards is not the batch's fault."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """
-        Whether a line of one of the `CHATTY` loggers may be written.
-        """
-        return not self.under_way or record.levelno >= 30  # logging.WARNING; the module is not imported for a number
-
-
-CALL = _Call()
+def _encoded(**_: object) -> None:
+    CALL.encoded = True
 
 
 def _written(**_: object) -> None:
     CALL.written = True
-
-
-@contextmanager
-def _calling() -> Iterator[None]:
-    """
-    Make a call, or a client, that is not talked about.
-    """
-    _hush()
-    # A signal handler may make a call in the middle of another one.
-    before = CALL.under_way, CALL.written
-    CALL.under_way, CALL.written = True, False
-    try:
-        yield
-    finally:
-        CALL.under_way, CALL.written = before
-
-
-def _hush() -> None:
-    """
-    Filter every logger of boto3: a filter on a parent does not see what its children are told, and children come into being at any time.
-    """
-    import logging
-
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(CHATTY):
-            logging.getLogger(name).addFilter(CALL)
-
-
-class _Limited(RawIOBase):
-    """
-    A connection's answer, until it takes too long or is too long.
-
-    The timeout of a socket is for each piece it receives: whoever sends a byte now and then would be waited for for ever.
-    """
-
-    def __init__(self, raw: Any, connection: Any, monotonic: Callable[[], float]) -> None:
-        self._raw = raw
-        self._connection = connection
-        self._monotonic = monotonic
-        self._timeout = connection.gettimeout()
-        self._deadline = float("inf") if self._timeout is None else monotonic() + self._timeout
-        self._left = ANSWER_BYTES
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> Any:
-        seconds = self._deadline - self._monotonic()
-        if seconds <= 0:
-            raise TimeoutError
-        if self._timeout is not None:
-            self._connection.settimeout(seconds)
-        received = self._raw.readinto(buffer)
-        self._left -= received or 0
-        if self._left < 0:
-            message = f"the answer has more than {ANSWER_BYTES} bytes"
-            raise OSError(message)
-        return received
-
-    def close(self) -> None:
-        if not self.closed:
-            with suppress(OSError):
-                self._connection.settimeout(self._timeout)  # for the next request on this connection
-            self._raw.close()
-        super().close()
-
-
-def _limit_answers(client: Any) -> None:
-    """
-    Let the client's connections read their answers through `_Limited`.
-
-    botocore has no public place for that. Should a release of it move this one, answers have no deadline as a whole, and everything else
-    works; a test notices.
-    """
-    from http.client import HTTPResponse
-
-    monotonic = SystemRuntime().monotonic
-
-    class Response(HTTPResponse):
-        def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
-            super().__init__(sock, *args, **options)
-            self.fp = BufferedReader(_Limited(self.fp.detach(), sock, monotonic))
-
-    with suppress(AttributeError):
-        pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001
-        for scheme, pool in list(pools.items()):
-            connection = type("Connection", (pool.ConnectionCls,), {"response_class": Response})
-            pools[scheme] = type("Pool", (pool,), {"ConnectionCls": connection})
 
 
 class PutMetricDataSink:
@@ -284,14 +130,15 @@ class PutMetricDataSink:
         Put one batch on the wire; see `base.Sink.send`.
         """
         client = self._connected()
-        with _calling():
+        with calling():
             try:
                 answer = client.put_metric_data(
                     Namespace=batch.namespace, MetricData=[to_wire(datum) for datum in batch.datums]
                 )
             except Exception as error:
-                translated = translate(error, written=CALL.written)
-                if isinstance(translated, SinkForbidden) or _code_of(error) in EXPIRED:
+                alone = len(batch.datums) == 1
+                translated = translate(error, encoded=CALL.encoded, written=CALL.written, alone=alone)
+                if isinstance(translated, SinkForbidden) or code_of(error) in EXPIRED:
                     self._forget(client)
                 raise translated from error
         if not answer.get("ResponseMetadata", {}).get("RequestId"):
@@ -302,11 +149,11 @@ class PutMetricDataSink:
         with self._making:
             if self._client is None:
                 try:
-                    with IMPORTS, _calling():
+                    with IMPORTS, calling():
                         self._client = self._make_client(self._connection)
                 except Exception as error:
                     # No region, an unknown profile, a malformed endpoint: somebody has to change a setting.
-                    message = f"the boto3 client could not be made: {_words(error)}"
+                    message = f"the boto3 client could not be made: {words(error)}"
                     raise SinkForbidden(message) from error
             return self._client
 
@@ -398,7 +245,7 @@ def _fixed_bytes(series: Series) -> int:
     return len(json.dumps(empty)) - len("0") + len(", ") + len(", ")
 
 
-def translate(error: Exception, *, written: bool = False) -> SinkError:
+def translate(error: Exception, *, encoded: bool = False, written: bool = False, alone: bool = False) -> SinkError:
     """
     What an exception from boto3 means for the batch.
 
@@ -406,98 +253,36 @@ def translate(error: Exception, *, written: bool = False) -> SinkError:
 
     Args:
         error: What was raised.
-        written: Whether the request had been written before: then it was the answer that could not be read.
+        encoded: Whether the body of the request had been written before.
+        written: Whether some of the request may have left before.
+        alone: Whether the batch is of one datum, which cannot be split.
     """
-    from botocore import exceptions as boto
+    from botocore.exceptions import ClientError
 
-    if isinstance(error, boto.ClientError):
-        return _translate_answer(error)
-    if isinstance(
-        error,
-        (
-            boto.NoCredentialsError,
-            boto.PartialCredentialsError,
-            boto.CredentialRetrievalError,
-            boto.TokenRetrievalError,
-            boto.NoRegionError,
-            boto.InvalidRegionError,
-        ),
-    ):
-        return SinkForbidden(_words(error))
-    if isinstance(error, (boto.BotoCoreError, boto.HTTPClientError, OSError)):
-        return SinkUnavailable(_words(error), maybe_delivered=written and not _never_left(error))
-    if written:
-        return SinkUnavailable(
-            f"{type(error).__name__} while the answer was being read: it is not one of CloudWatch's",
-            maybe_delivered=True,
-        )
-    if isinstance(error, (TypeError, ValueError, OverflowError)):
-        # Raised while the request was being written: content that slipped through the checks.
-        return SinkRejected(f"{type(error).__name__} while the request was being written")
-    return SinkUnavailable(f"unexpected {type(error).__name__}")
+    if isinstance(error, ClientError) and error.operation_name == "PutMetricData":
+        return _translate_answer(error, alone=alone)
+    return translate_failure(error, encoded=encoded, written=written)
 
 
-def _never_left(error: Exception) -> bool:
-    """
-    Whether no connection came about, so that nothing of the request can have arrived.
-    """
-    from botocore import exceptions as boto
-
-    if isinstance(error, boto.SSLError):  # also raised for a connection that breaks later
-        return "CERTIFICATE_VERIFY_FAILED" in str(error)
-    return isinstance(error, (boto.ConnectTimeoutError, boto.EndpointConnectionError, boto.ProxyConnectionError))
-
-
-def _words(error: Any) -> str:
-    """
-    An exception in words, without passwords in URLs.
-    """
-    from botocore import exceptions as boto
-
-    kind = type(error).__name__
-    if type(error) is boto.HTTPClientError:
-        # Not one of the known ways to fail. It repeats what it wraps, and that may be a header with a session token.
-        return f"{kind}: {type(error.kwargs.get('error')).__name__}"
-    if isinstance(error, (boto.CredentialRetrievalError, boto.TokenRetrievalError)):
-        return f"{kind}: credentials could not be loaded"  # it repeats what a program wrote that was asked for them
-    return USER_INFO.sub("//***@", f"{kind}: {' '.join(str(error).split())}")
-
-
-def _code_of(error: Any) -> str:
-    code = getattr(error, "response", None) or {}
-    code = code.get("Error", {}).get("Code", "")
-    return code if isinstance(code, str) and CODE.fullmatch(code) else ""
-
-
-def _translate_answer(error: Any) -> SinkError:
+def _translate_answer(error: Any, *, alone: bool) -> SinkError:
     answer = error.response
-    code = _code_of(error)
+    code = code_of(error)
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    after = retry_after(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
     text = str(answer.get("Error", {}).get("Message", ""))
-    words = f"{code or status} from CloudWatch"
-    if code in TOO_LARGE or status == 413:
-        return SinkTooLarge(words)
+    said = f"{code or status} from CloudWatch"
+    is_aws = bool(answer.get("ResponseMetadata", {}).get("RequestId"))
+    # A proxy may allow less than CloudWatch, so a batch is split for it; but no datum is given up because of it.
+    if (code in TOO_LARGE or status == 413) and (is_aws or not alone):
+        return SinkTooLarge(said)
     if code in THROTTLED or status == 429:
-        return SinkThrottled(words, retry_after_seconds=_retry_after(answer))
+        return SinkThrottled(said, retry_after_seconds=after)
     if code in FORBIDDEN:
-        return SinkForbidden(words)
-    if code in REJECTED:
+        return SinkForbidden(said)
+    if code in REJECTED and is_aws:
         members = tuple(sorted({int(number) - 1 for number in MEMBER.findall(text)}))
         fields = sorted(set(re.findall(r"MetricData\.member\.\d+\.(\w+)", text)))
-        return SinkRejected(f"{words}{' about ' + ', '.join(fields) if fields else ''}", members=members)
+        return SinkRejected(f"{said}{' about ' + ', '.join(fields) if fields else ''}", members=members)
     # A 503 says that it was not done; after any other 5xx, of the service or of something between, nobody knows.
     maybe = status >= 500 and status != 503
-    return SinkUnavailable(words, retry_after_seconds=_retry_after(answer), maybe_delivered=maybe)
-
-
-def _retry_after(answer: dict[str, Any]) -> float | None:
-    """
-    `Retry-After` in seconds (RFC 9110, 10.2.3) or `x-amz-retry-after` in milliseconds (AWS SDKs, botocore/retries/standard.py).
-    """
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    for name, unit in (("x-amz-retry-after", 0.001), ("retry-after", 1.0)):
-        with suppress(KeyError, ValueError):
-            seconds = float(headers[name]) * unit
-            if seconds >= 0:  # neither is NaN
-                return seconds
-    return None
+    return SinkUnavailable(said, retry_after_seconds=after, maybe_delivered=maybe)

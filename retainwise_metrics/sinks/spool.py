@@ -4,7 +4,7 @@ What cannot be delivered, kept on local disk: by this process, or left behind by
     spool_dir/
         DESTINATION-HOST-PID-NONCE/     one folder per writer
             lock                        locked (flock) as long as its owner lives
-            00000001.seg ...            see `segments`
+            00000001.seg ...            see `_segments`
 
 Rules
 1. One writer per folder. Its lock goes away with its process, however that ends, and not before; whoever gets the lock owns the folder, and
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from retainwise_metrics.stats import DropReason
 
-from .segments import Damaged, Segment, decode
+from ._segments import Damaged, Segment, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -388,8 +388,7 @@ class Spool:
             return
         self._tend_at = now + TEND_SECONDS
         try:
-            if self._mine is not None:
-                self._mine.touch()
+            self._say_alive()
             self._adopt_all()
         except OSError as error:
             self._failed("what others have left behind stays there", error)
@@ -398,12 +397,24 @@ class Spool:
             for segment in [segment for segment in folder.segments if segment.newest < oldest]:
                 self._give_up(folder, segment, DropReason.TOO_OLD)
 
+    def _say_alive(self) -> None:
+        if self._mine is None:
+            return
+        try:
+            self._mine.touch()
+        except FileNotFoundError:
+            self._damage(f"{self._mine.path} was removed; a new folder is made for what comes")
+            if not self._mine.segments:
+                self._folders.remove(self._mine)
+                self._mine.close()
+            self._mine = None
+
     def _adopt_all(self) -> None:
         known = {folder.path for folder in self._folders}
         try:
             found = sorted(entry.name for entry in os.scandir(self._root) if entry.is_dir(follow_symlinks=False))
-        except FileNotFoundError:
-            return
+        except (FileNotFoundError, NotADirectoryError):
+            return  # nobody has left anything; whoever wants to keep something says what is wrong
         for name in found:
             match = FOLDER.fullmatch(name)
             if match is not None and match[1] == self._destination and self._root / name not in known:

@@ -156,6 +156,31 @@ def test_a_credential_process_that_fails_for_a_while(
     assert cloudwatch.count(NAMESPACE, "M") == 1
 
 
+def test_nonsense_of_a_credential_process_at_renewal_is_no_reason_to_drop(
+    connect: Connect, runtime: ManualRuntime, cloudwatch: FakeCloudWatch, tmp_path: Path
+) -> None:
+    """It has worked before, and prints something else than JSON now: what goes wrong while signing says nothing about the batch."""
+    program, broken = tmp_path / "program.py", tmp_path / "broken"
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 300))
+    keys = {"AccessKeyId": "AKID", "SecretAccessKey": "x", "SessionToken": "t", "Expiration": soon, "Version": 1}
+    program.write_text(
+        f"import os\nprint('nonsense' if os.path.exists({str(broken)!r}) else {json.dumps(keys)!r})\n", encoding="utf-8"
+    )
+    command = f'"{sys.executable}" -I -S "{program}"'
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {command}\n", encoding="utf-8")
+    client = connect()
+    client.put_metric("M", 1)
+    assert client.flush(FOREVER_SECONDS)
+    broken.touch()
+    client.put_metric("M", 2)
+    runtime.advance(60.0)
+    assert client.stats()[:4] == (2, 1, 1, {})
+    broken.unlink()
+    runtime.advance(2 * LONGEST_FIRST_OPENING)
+    assert client.stats()[:4] == (2, 2, 0, {})
+    assert cloudwatch.count(NAMESPACE, "M") == 2
+
+
 def test_refused_credentials_cost_one_client_per_refusal(
     connect: Connect, cloudwatch: FakeCloudWatch, tmp_path: Path
 ) -> None:

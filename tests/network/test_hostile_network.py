@@ -188,6 +188,39 @@ def test_at_most_once_what_never_left_is_sent_again(
     goes_through(connect(delivery="at-most-once"), runtime, cloudwatch, refused())
 
 
+def test_a_strangers_413_splits_and_drops_nothing(
+    connect: Connect, runtime: ManualRuntime, cloudwatch: FakeCloudWatch, proxy: Proxy
+) -> None:
+    """A proxy may well allow less than CloudWatch; but that a single datum is too large is nothing it can know."""
+    client = connect()
+    proxy.break_down(answer_with(page("413 Content Too Large", PORTAL)))
+    for series in range(4):
+        client.put_metric("M", series, dimensions={"Series": f"s{series}"})
+    runtime.advance(60.0)
+    assert client.stats()[:4] == (4, 0, 4, {})
+    proxy.heal()
+    runtime.advance(2 * LONGEST_FIRST_OPENING)
+    assert client.flush(FOREVER_SECONDS)
+    assert client.stats()[:4] == (4, 4, 0, {})
+    assert cloudwatch.total_count() == 4
+
+
+def test_a_strangers_refusal_gives_nothing_up(
+    connect: Connect, runtime: ManualRuntime, cloudwatch: FakeCloudWatch, proxy: Proxy
+) -> None:
+    """It speaks like AWS and knows its codes; but only what has a request id was looked at by CloudWatch."""
+    client = connect()
+    refusal = b'{"__type": "InvalidParameterValue", "message": "MetricData.member.1.Value"}'
+    proxy.break_down(answer_with(page("400 Bad Request", refusal, kind=JSON)))
+    record(client)
+    runtime.advance(60.0)
+    assert client.stats()[:4] == (RECORDS, 0, RECORDS, {})
+    proxy.heal()
+    runtime.advance(2 * LONGEST_FIRST_OPENING)
+    assert client.stats()[:4] == (RECORDS, RECORDS, 0, {})
+    assert values_in(cloudwatch) == RECORDS
+
+
 def test_refused_connections(
     connect: Connect, runtime: ManualRuntime, cloudwatch: FakeCloudWatch, proxy: Proxy
 ) -> None:

@@ -87,7 +87,7 @@ class Conservation(RuleBasedStateMachine):
             catalogue=(),
         )
         self.accepted_sum = 0.0
-        self.astray = 0
+        self.astray = self.left_on_disk = 0
         self.begin_a_process()
 
     def begin_a_process(self) -> None:
@@ -95,6 +95,7 @@ class Conservation(RuleBasedStateMachine):
         self.client = CloudWatchMetrics(self.config, sink=sink, runtime=self.runtime)
         self.counter = self.client.counter("Bound")
         self.offered = self.accepted_count = self.diverted_count = 0
+        self.left_by_others = self.left_on_disk
 
     def receive(self, batch: Batch) -> None:
         self.take(batch, self.mood)
@@ -190,6 +191,8 @@ class Conservation(RuleBasedStateMachine):
 
     @rule()
     def become_a_forked_child(self) -> None:
+        if self.folder is not None:
+            self.left_by_others = self.on_disk()  # the parent goes on elsewhere, and ends
         self.runtime.after_fork()
         self.client.after_fork()
         self.offered = self.accepted_count = self.diverted_count = 0
@@ -202,14 +205,20 @@ class Conservation(RuleBasedStateMachine):
         spool = self.client._pipeline._spool
         if spool is None:
             return
-        on_disk = sum(segment.pending for folder in spool._folders for segment in folder.segments)
+        self.left_on_disk = self.on_disk()
         spool.after_fork()  # as for a killed process, its descriptors are closed and its files stay
         self.runtime.after_fork()
         self.begin_a_process()
         mood, self.mood = self.mood, "works"
         self.client.start()
-        assert self.client.stats().adopted == on_disk
+        assert self.client.stats().adopted == self.left_on_disk
         self.mood = mood
+
+    def on_disk(self) -> int:
+        """What this process keeps, and what it has not taken over yet."""
+        spool = self.client._pipeline._spool
+        kept = sum(segment.pending for folder in spool._folders for segment in folder.segments)
+        return kept + self.left_by_others - self.client.stats().adopted
 
     @invariant()
     def the_ledger_is_the_truth(self) -> None:

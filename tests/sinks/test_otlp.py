@@ -5,28 +5,26 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
+from botocore.httpsession import URLLib3Session
 from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("opentelemetry.proto", reason="the encoding is OpenTelemetry's")
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-    ExportMetricsServiceResponse,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_DELTA
 
 from retainwise_metrics import CloudWatchMetrics, DropReason, MetricsConfig, MetricUnit
 from retainwise_metrics.datum import Batch, Datum, Series
 from retainwise_metrics.sinks import otlp
+from retainwise_metrics.sinks._aws_calls import watch
 from retainwise_metrics.sinks.base import (
     SinkError,
     SinkForbidden,
@@ -39,6 +37,7 @@ from retainwise_metrics.sinks.otlp import OtlpSink
 from retainwise_metrics.sinks.put_metric_data import Connection
 from retainwise_metrics.testing import ManualRuntime
 from tests.helpers import assert_balanced
+from tests.sinks.otlp_receiver import Answer, Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,81 +45,6 @@ if TYPE_CHECKING:
 NS = "RetainWise/Test"
 REGION = "eu-west-1"
 WINDOW = 1_767_225_600
-PROTOBUF = {"Content-Type": "application/x-protobuf"}
-
-
-class Received(NamedTuple):
-    """One request, as it came."""
-
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    message: Any
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Its metrics, by name."""
-        (resource,) = self.message.resource_metrics
-        (scope,) = resource.scope_metrics
-        return {metric.name: metric for metric in scope.metrics}
-
-
-class Answer(NamedTuple):
-    """What the receiver says."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: dict[str, str] = PROTOBUF
-
-
-class Receiver:
-    """An OTLP endpoint: keeps what it accepts, and gives the answers it was told, in order, then 200."""
-
-    def __init__(self) -> None:
-        receiver = self
-        self.requests: list[Received] = []
-        self.answers: list[Answer | str] = []
-        self.release = threading.Event()
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                answer = receiver.answers.pop(0) if receiver.answers else Answer()
-                if answer == "cut":
-                    self.close_connection = True
-                    return
-                if answer == "hang":
-                    receiver.release.wait(60)
-                    self.close_connection = True
-                    return
-                assert isinstance(answer, Answer)
-                if answer.status == 200:
-                    message = ExportMetricsServiceRequest.FromString(gzip.decompress(body))
-                    headers = {name.lower(): value for name, value in self.headers.items()}
-                    receiver.requests.append(Received(self.path, headers, body, message))
-                self.send_response(answer.status)
-                for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(answer.body)
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Refuse connections from now on."""
-        self.release.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
 
 
 @pytest.fixture(autouse=True)
@@ -420,6 +344,8 @@ def aws_error(code: str, status: int = 400) -> Answer:
     return Answer(status, b"{}", {"Content-Type": "application/json", "x-amzn-ErrorType": f"{code}:http://x/"})
 
 
+TOO_MANY = Answer(400, b"Maximum number of datapoints per request exceeded: 1000.", {"x-amzn-RequestId": "1"})
+
 FAULTS: list[tuple[str, Answer | str, type[SinkError]]] = [
     ("429", Answer(429), SinkThrottled),
     ("503 with a time", Answer(503, headers={"Retry-After": "7"}), SinkThrottled),
@@ -435,9 +361,16 @@ FAULTS: list[tuple[str, Answer | str, type[SinkError]]] = [
     ("an expired token", aws_error("ExpiredTokenException", 403), SinkUnavailable),
     ("a wrong address", Answer(404), SinkForbidden),
     ("400", Answer(400, b"\x08\x03"), SinkRejected),
-    ("a body that is no error", Answer(400, b"{nonsense"), SinkRejected),
+    ("400, in JSON", Answer(400, b'{"code": 3, "message": "x"}', {"Content-Type": "application/json"}), SinkRejected),
+    ("400, by AWS", aws_error("ValidationException"), SinkRejected),
+    ("422, with AWS's request id", Answer(422, b"no", {"x-amzn-RequestId": "1"}), SinkRejected),
+    ("a body that is no error", Answer(400, b"{nonsense"), SinkUnavailable),
+    ("a stranger's 400", Answer(400, b"no", {"Content-Type": "text/plain"}), SinkUnavailable),
+    ("a stranger's 413", Answer(413, b"no", {"Content-Type": "text/plain"}), SinkUnavailable),
+    ("a redirect", Answer(301, headers={"Location": "http://127.0.0.1:9/"}), SinkUnavailable),
+    ("an expired token, newly found", aws_error("TokenRefreshRequired", 403), SinkUnavailable),
     ("413", Answer(413), SinkTooLarge),
-    ("too many points", Answer(400, b"Maximum number of datapoints per request exceeded: 1000."), SinkTooLarge),
+    ("too many points", TOO_MANY, SinkTooLarge),
     ("a captive portal", Answer(200, b"<html>hello</html>", {"Content-Type": "text/html"}), SinkUnavailable),
     ("a body that is no answer", Answer(200, b"\xff\xff\xff"), SinkUnavailable),
     ("a cut connection", "cut", SinkUnavailable),
@@ -452,6 +385,104 @@ def test_each_answer_becomes_exactly_one_kind_of_error(
     receiver.answers = [answer]
     error = outcome(sink)
     assert type(error) is expected, error
+    assert outcome(sink) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "maybe"),
+    [
+        (Answer(500), True),
+        (Answer(502), True),
+        (Answer(504), True),
+        (Answer(202), True),
+        (Answer(200, b"<html>", {"Content-Type": "text/html"}), True),
+        ("cut", True),
+        (Answer(503), False),
+        (Answer(408), False),
+        (Answer(301), False),
+        (Answer(400, b"no", {"Content-Type": "text/plain"}), False),
+        (aws_error("ExpiredTokenException", 403), False),
+        (aws_error("RequestExpired"), False),
+    ],
+)
+def test_what_may_have_arrived_says_so(
+    sink: OtlpSink, receiver: Receiver, answer: Answer | str, *, maybe: bool
+) -> None:
+    """A refusal is certain; whatever else comes after the request has left is not."""
+    receiver.answers = [answer]
+    error = outcome(sink)
+    assert isinstance(error, SinkUnavailable)
+    assert error.maybe_delivered is maybe
+
+
+def test_what_never_left_has_not_arrived(receiver: Receiver) -> None:
+    """Nobody listens, or a proxy on the way does not let it through: its answer is not one to the request."""
+    receiver.close()
+    error = outcome(OtlpSink(Connection(REGION, receiver.url)))
+    assert isinstance(error, SinkUnavailable)
+    assert error.maybe_delivered is False
+
+
+def test_a_request_that_the_way_does_not_let_through_has_not_arrived(receiver: Receiver) -> None:
+    """A proxy was told something on the connection, but it was not the request."""
+
+    def make_session(connection: Connection) -> URLLib3Session:
+        session = URLLib3Session(timeout=(10.0, 10.0), proxies={"https": receiver.url})
+        watch(session)
+        return session
+
+    sink = OtlpSink(Connection(REGION, "https://collector.test:4318"), make_session=make_session)
+    error = outcome(sink)
+    assert isinstance(error, SinkUnavailable)
+    assert error.maybe_delivered is False
+    assert "Proxy" in str(error)
+    sink.close()
+
+
+@pytest.mark.parametrize(
+    ("signed", "headers", "expected"),
+    [
+        (False, {}, None),
+        (True, {"x-amzn-RequestId": "1"}, None),
+        (True, {}, SinkUnavailable),
+        (False, {"Content-Type": "text/plain"}, SinkUnavailable),
+    ],
+)
+def test_an_empty_200_that_does_not_say_what_it_is(
+    make_sink: Callable[..., OtlpSink],
+    receiver: Receiver,
+    headers: dict[str, str],
+    expected: type[SinkError] | None,
+    *,
+    signed: bool,
+) -> None:
+    """Prometheus answers like that; AWS does not, so it was not AWS."""
+    receiver.answers = [Answer(200, b"", headers)]
+    error = outcome(make_sink(signed=signed))
+    assert (type(error) if error else None) is expected
+
+
+def test_a_batch_is_split_for_a_proxy_that_allows_less(sink: OtlpSink, receiver: Receiver) -> None:
+    """Whoever says that it is too large, two halves may not be."""
+    receiver.answers = [Answer(413, b"<html>", {"Content-Type": "text/html"})]
+    assert type(outcome(sink, batch_of(datum_of({1.0: 1}), datum_of({1.0: 1}, "N")))) is SinkTooLarge
+
+
+def test_who_is_asked_for_credentials_does_not_speak_of_the_batch(sink: OtlpSink, receiver: Receiver) -> None:
+    """STS refuses a role with the same codes as CloudWatch a datum; its words, which name the account, are not repeated."""
+    sink.send(batch_of(datum_of({1.0: 1})))
+    wire = sink._wire
+    assert wire is not None
+
+    def sign(_: object) -> None:
+        raise ClientError({"Error": {"Code": "ValidationError", "Message": "arn:aws:iam::123:role/x"}}, "AssumeRole")
+
+    sink._wire = wire._replace(sign=sign)
+    error = outcome(sink)
+    assert type(error) is SinkForbidden
+    assert "ValidationError" in str(error)
+    assert "arn" not in str(error)
+    assert sink._wire is None
     assert outcome(sink) is None
 
 
@@ -485,9 +516,10 @@ def test_the_time_to_wait_is_read(sink: OtlpSink, receiver: Receiver, text: str,
     assert least <= error.retry_after_seconds <= most
 
 
-def test_a_time_that_is_none_is_none(sink: OtlpSink, receiver: Receiver) -> None:
+@pytest.mark.parametrize("text", ["soon", "nan", "inf", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"])
+def test_a_time_that_is_none_is_none(sink: OtlpSink, receiver: Receiver, text: str) -> None:
     """Nonsense in the header is as good as nothing."""
-    receiver.answers = [Answer(429, headers={"Retry-After": "soon"})]
+    receiver.answers = [Answer(429, headers={"Retry-After": text})]
     error = outcome(sink)
     assert isinstance(error, SinkThrottled)
     assert error.retry_after_seconds is None
@@ -612,6 +644,15 @@ def test_a_child_is_somebody_else(make_sink: Callable[..., OtlpSink], receiver: 
     assert closed == [sessions[1]]
     sink.send(batch_of(datum_of({1.0: 1})))
     sessions[0].close()
+
+
+def test_a_child_does_not_wait_for_a_lock_of_its_parent(make_sink: Callable[..., OtlpSink], receiver: Receiver) -> None:
+    """Another thread was making a session at the moment of the fork; in the child it does not exist."""
+    sink = make_sink()
+    with sink._making:
+        sink.after_fork()
+        assert outcome(sink) is None
+    assert len(receiver.requests) == 1
 
 
 def test_the_whole_way(make_sink: Callable[..., OtlpSink], receiver: Receiver) -> None:

@@ -112,7 +112,7 @@ def test_each_fault_becomes_exactly_one_kind_of_error(
 ) -> None:
     """What the pipeline does follows from the class, so each fault must have the right one; and it passes when the fault does."""
     fault(cloudwatch)
-    assert type(outcome(sink, batch_of(1.0))) is expected
+    assert type(outcome(sink, batch_of(1.0, 2.0))) is expected
     cloudwatch.faults.clear()
     cloudwatch.faults.accept_connections()
     cloudwatch.faults.release()
@@ -168,6 +168,8 @@ def test_a_large_request_is_compressed_and_arrives(sink: PutMetricDataSink, clou
         (OSError("no route to host"), SinkUnavailable),
         (OverflowError("int too large"), SinkRejected),
         (RuntimeError("can't start new thread"), SinkUnavailable),
+        (boto.ClientError({"Error": {"Code": "ValidationError", "Message": "role"}}, "AssumeRole"), SinkForbidden),
+        (boto.ClientError({"Error": {"Code": "Throttling", "Message": "role"}}, "AssumeRole"), SinkUnavailable),
     ],
 )
 def test_every_exception_of_boto3_has_a_meaning(error: Exception, expected: type[SinkError]) -> None:
