@@ -53,7 +53,10 @@ SMALLEST_REQUEST_BYTES = 50_000
 
 
 UNLOAD_AFTER_SECONDS = 1.0
-"""A longer wait for the next call than this makes what is held go to disk. The wait after a first failure is shorter."""
+"""
+A longer wait for the next call than this makes what is held go to disk, and so does any wait while the breaker is not closed. The wait after
+a first failure is shorter.
+"""
 
 
 class DeliveryCounts(NamedTuple):
@@ -429,7 +432,8 @@ class Delivery:
 
     def _waits_for_long(self, now: float) -> bool:
         due = self.seconds_until_due(now)
-        return due is None or due > UNLOAD_AFTER_SECONDS
+        is_open = self.breaker.state is not BreakerState.CLOSED
+        return due is None or due > (0.0 if is_open else UNLOAD_AFTER_SECONDS)
 
     def being_sent(self) -> tuple[Datum, ...]:
         """
