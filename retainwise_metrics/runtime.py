@@ -18,6 +18,8 @@ import os
 import queue
 import threading
 import time
+from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,7 +86,7 @@ class Job(Protocol):
 
     def step(self, message: object | None) -> float | None:
         """
-        Do a little, having received `message` (None: a wait ended).
+        Do a little, having received `message` (None: a wait ended; an exception: one that was raised in the worker from outside).
 
         Returns:
             Seconds until the next step is due without a message, or None when the work is finished for good.
@@ -183,26 +185,40 @@ class ThreadWorker:
     """
 
     def __init__(self, job: Job, name: str) -> None:
-        self._mailbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._mailbox: deque[object] = deque()
+        # Rung once per message. A message itself is not waited for: an exception that somebody raises in this thread strikes when the wait
+        # ends, and what had just been taken would be lost with it.
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._job = job
         self._ended = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
+        message: object | None = None
         try:
-            delay = self._job.step(None)
-            while delay is not None:
-                delay = self._job.step(self._receive(delay))
+            while True:
+                try:
+                    return self._work(message)
+                except BaseException as error:  # noqa: BLE001 - raised in this thread from outside: a flusher that dies is a blackout
+                    message = error
         finally:
             self._ended = True
             self._dismiss()
 
+    def _work(self, message: object | None) -> None:
+        delay = self._job.step(message)
+        while delay is not None:
+            delay = self._job.step(self._receive(delay))
+
     def _receive(self, seconds: float) -> object | None:
-        try:
-            return self._mailbox.get(timeout=seconds) if seconds > 0 else self._mailbox.get_nowait()
-        except queue.Empty:
-            return None
+        if self._mailbox:
+            seconds = 0.0  # it may have been rung for already
+        with suppress(queue.Empty):
+            self._bell.get(timeout=seconds) if seconds > 0 else self._bell.get_nowait()
+        with suppress(IndexError):
+            return self._mailbox.popleft()
+        return None
 
     def _dismiss(self) -> None:
         """
@@ -216,7 +232,8 @@ class ThreadWorker:
         """
         Put a message into the mailbox.
         """
-        self._mailbox.put(message)
+        self._mailbox.append(message)
+        self._bell.put(None)
 
     def ask(self, question: Question, timeout: float) -> object | None:
         """
@@ -224,7 +241,7 @@ class ThreadWorker:
         """
         if self._thread.ident == _thread.get_ident():
             return None  # the worker cannot wait for itself: a sink or callback that calls flush() gets no answer instead of a hang
-        self._mailbox.put(question)
+        self.post(question)
         if self._ended:
             self._dismiss()
         try:

@@ -54,8 +54,9 @@ SMALLEST_REQUEST_BYTES = 50_000
 
 UNLOAD_AFTER_SECONDS = 1.0
 """
-A longer wait for the next call than this makes what is held go to disk, and so does any wait while the breaker is not closed. The wait after
-a first failure is shorter.
+A longer wait for the next call than this makes what is held go to disk, and so does any wait while the breaker is not closed.
+
+The wait after a first failure is shorter.
 """
 
 

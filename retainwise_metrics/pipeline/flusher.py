@@ -162,6 +162,9 @@ class Flusher:
     def _step(self, message: object | None) -> float | None:
         if isinstance(message, Flush):
             self._begin(message)
+        elif isinstance(message, BaseException):
+            kind = type(message).__name__
+            self._reporter.warn("struck", f"{kind} was raised in the metrics thread from outside; it goes on")
         self._intake.asleep = False
         if self._spooling is not None:
             self._spooling.tend()

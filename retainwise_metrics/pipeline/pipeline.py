@@ -255,7 +255,7 @@ class Pipeline:
         """
         worker = self._worker
         if worker is None or not worker.is_alive():
-            if self.stopped or (not self.intake.holds_values() and not self.intake.open_windows()):
+            if self.stopped or not (self._holds_in_memory() or self._flusher.counts.spooled):
                 return FlushResult(0, 0, self.stats().pending)
             worker = self._ensure_worker(timeout)
         return self._ask(worker, Flush(self._runtime.monotonic() + timeout), timeout)
@@ -267,13 +267,17 @@ class Pipeline:
         worker, self.stopped = self._worker, True
         if worker is None or not worker.is_alive():
             self.intake.closed = True
-            if not self.intake.holds_values() and not self.intake.open_windows():
+            if not self._holds_in_memory():
                 return FlushResult(0, 0, self.stats().pending)
             worker = self._ensure_worker(timeout)
         result = self._ask(worker, Stop(self._runtime.monotonic() + timeout), timeout)
         if result.pending and worker is not None and worker.is_alive():
             self._flusher.rescue(RESCUE_SECONDS)
         return result
+
+    def _holds_in_memory(self) -> bool:
+        counts = self._flusher.counts
+        return self.intake.holds_values() or self.intake.open_windows() > 0 or counts.held > counts.spooled
 
     def begin_flush(self, timeout: float) -> None:
         """
