@@ -187,6 +187,78 @@ def calls(axes: Any, tables: list[Any]) -> None:
     )
 
 
+PHASE_COLORS = {"throttling": "#f6e7b4", "error 500": "#f3cfc0", "hanging": "#d9cfe8", "refused": "#d5dde3"}
+"""The unfriendly phases of a soak; the healthy ones stay white."""
+
+NAMED_PHASES = 10
+"""Most phases that have their names in the picture: those of one round."""
+
+SOAKED = {
+    "Resident memory of the client's process, MiB": ("anonymous MiB", "resident MiB"),
+    "Measurements that wait for delivery": ("pending",),
+    "Threads and open descriptors": ("threads", "descriptors"),
+}
+"""The panels of a soak, and the columns that each shows."""
+
+
+def soak(axes: Any, tables: list[Any]) -> None:
+    """Memory, pending measurements, threads and descriptors over a whole run, its phases shaded."""
+    phases = _rows(tables, "Phases")
+    figure = axes.figure
+    axes.remove()
+    figure.set_size_inches(WIDTH_INCHES, 6.0)
+    panels = figure.subplots(len(SOAKED), 1, sharex=True, gridspec_kw={"height_ratios": (3, 3, 2)})
+    for panel, (title, columns) in zip(panels, SOAKED.items(), strict=True):
+        _panel(panel, phases, title, columns)
+    if len(phases) <= NAMED_PHASES:
+        _name_phases(panels[0], phases)
+    else:
+        _explain_colors(panels[0])
+    panels[-1].set_xlabel("minutes", fontsize=8)
+
+
+def _panel(panel: Any, phases: list[dict[str, Any]], title: str, columns: tuple[str, ...]) -> None:
+    spans = _spans(phases)
+    for phase, start, end in spans:
+        panel.axvspan(start, end, color=PHASE_COLORS.get(phase, "white"), linewidth=0)
+    for column, color in zip(columns, (OURS, "#e07b39"), strict=False):
+        panel.plot(*_over_time(phases, column), color=color, linewidth=1.2, label=column)
+    if len(columns) > 1:
+        panel.legend(fontsize=8, loc="center right", ncols=2)
+    panel.set_title(title, loc="left", fontsize=9)
+    panel.tick_params(labelsize=8)
+    panel.yaxis.set_major_formatter("{x:,.0f}")
+    panel.set_xlim(0, spans[-1][2])
+    panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+
+
+def _over_time(phases: list[dict[str, Any]], column: str) -> tuple[list[float], list[float]]:
+    """Minutes and values of all samples."""
+    minutes = [second / 60 for phase in phases for second in phase["second"]["rounds"]]
+    return minutes, [value for phase in phases for value in phase[column]["rounds"]]
+
+
+def _spans(phases: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """Each phase with its first minute and that of the next one."""
+    starts = [phase["second"]["rounds"][0] / 60 for phase in phases]
+    ends = [*starts[1:], phases[-1]["second"]["rounds"][-1] / 60]
+    return [(phase["phase"], start, end) for phase, start, end in zip(phases, starts, ends, strict=True)]
+
+
+def _name_phases(panel: Any, phases: list[dict[str, Any]]) -> None:
+    place = {"transform": panel.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+    for name, start, end in _spans(phases):
+        panel.text((start + end) / 2, 0.04, name, fontsize=8, color="#555555", **place)
+
+
+def _explain_colors(panel: Any) -> None:
+    panel.add_artist(panel.get_legend())
+    colors = [panel.axvspan(0, 0, color=color, label=name) for name, color in PHASE_COLORS.items()]
+    panel.legend(handles=colors, fontsize=8, loc="lower right", ncols=len(colors))
+
+
 PLOTS: dict[str, Callable[[Any, list[Any]], None]] = {
     "record": record,
     "contention": contention,
@@ -194,6 +266,7 @@ PLOTS: dict[str, Callable[[Any, list[Any]], None]] = {
     "memory": memory,
     "tail": tail,
     "calls": calls,
+    "soak": soak,
 }
 
 if __name__ == "__main__":
