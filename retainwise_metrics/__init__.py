@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .instruments import Counter, Gauge, Histogram, Timer
     from .namespaces import MetricNamespace
     from .service import MetricsService, NullMetrics
-    from .stats import BreakerState, ClientStats, DropReason, FlushResult
+    from .stats import BreakerState, ClientStats, DropReason, FlushResult, Health
     from .units import MetricUnit, StorageResolution
     from .use_cases import track_use_case
 
@@ -48,6 +48,7 @@ __all__ = [
     "EmfMetrics",
     "FlushResult",
     "Gauge",
+    "Health",
     "Histogram",
     "InvalidMetricError",
     "MetricNamespace",
@@ -82,6 +83,7 @@ _MODULES = {
     "EmfMetrics": "adapters",
     "FlushResult": "stats",
     "Gauge": "instruments",
+    "Health": "stats",
     "Histogram": "instruments",
     "InvalidMetricError": "exceptions",
     "MetricNamespace": "namespaces",

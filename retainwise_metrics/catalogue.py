@@ -107,6 +107,30 @@ def http_metrics(namespace: str = _API) -> tuple[MetricSpec, ...]:
     )
 
 
+SELF_METRICS: Final[tuple[MetricSpec, ...]] = (
+    _count(
+        MetricNamespace.METRICS,
+        "MetricsDropped",
+        ((), ("Reason",)),
+        "Measurements the metrics client dropped in a minute, by reason (`DropReason`).",
+    ),
+    _seconds(MetricNamespace.METRICS, "PublishLatency", ROLLUP, "One call that delivers, successful or not."),
+    _count(
+        MetricNamespace.METRICS,
+        "CircuitOpen",
+        ROLLUP,
+        "Once a minute and process: 1 when the circuit breaker lets no call through, 0 otherwise.",
+        emits_zero=False,
+    ),
+    _seconds(
+        MetricNamespace.METRICS,
+        "BacklogAge",
+        ROLLUP,
+        "How long the oldest value that waits has been waiting, per process, once a minute; 0 when none does.",
+    ),
+)
+"""What a client publishes about itself with `self_metrics=True`."""
+
 CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     # The upload API: one of the first three counts every upload.
     _count(_API, "UploadSuccess", BY_ENDPOINT, "An upload that was stored and queued."),
@@ -194,8 +218,7 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
         BY_MODEL,
         "How sure the model is of one customer, 0.5 to 1, to two decimals so that equal values fold together.",
     ),
-    # The library itself.
-    _count(_ML, "MetricsDropped", ROLLUP, "Measurements the metrics client dropped, for whatever reason."),
+    *SELF_METRICS,
     # The database of results.
     _count(_DATABASE, "PredictionsSaved", ROLLUP, "Predictions written, counted after the commit."),
     _count(_DATABASE, "DatabaseWriteError", BY_ERROR_TYPE, "Predictions that could not be written, after all retries."),

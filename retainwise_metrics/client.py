@@ -12,19 +12,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from . import checks, limits
-from .catalogue import CATALOGUE
+from .catalogue import CATALOGUE, SELF_METRICS
 from .config import MetricsConfig
 from .datum import Datum, Series
 from .dimensions.policy import DimensionPolicy
 from .exceptions import InvalidMetricError
 from .instruments import Counter, Gauge, Histogram, Level, Timer
 from .lifecycle import LIFECYCLE
+from .namespaces import MetricNamespace
 from .pipeline.circuit_breaker import BreakerPolicy
 from .pipeline.intake import COMBINATIONS, FOLD_AT, LOOKUP_SIZE, Destination, Schema
 from .pipeline.pipeline import Pipeline, PipelineSettings
 from .pipeline.reporting import say
 from .runtime import SystemRuntime
 from .scoped import ScopedMetrics
+from .self_metrics import SelfMetrics
 from .stats import DropReason
 from .units import MetricUnit
 
@@ -37,11 +39,10 @@ if TYPE_CHECKING:
 
     from .catalogue import MetricSpec
     from .datum import Counted
-    from .namespaces import MetricNamespace
     from .runtime import Runtime
     from .sinks.base import Sink
     from .sinks.spool import SpoolSettings
-    from .stats import ClientStats, FlushResult
+    from .stats import ClientStats, FlushResult, Health
     from .units import StorageResolution
 
 REASONS = {
@@ -76,10 +77,6 @@ class Collector:
         self.minute = minute
 
 
-METRICS_DROPPED = "MetricsDropped"
-"""The metric of the catalogue that the client itself knows the value of."""
-
-
 def _zero() -> float:
     """What a counter reads that is published while nothing happens."""
     return 0
@@ -97,22 +94,30 @@ class CloudWatchMetrics:
         config: Settings; None reads the environment (`MetricsConfig.from_env()`).
         sink: Where batches go; None makes the one `config.sink` names.
         runtime: Clocks, randomness and threads; None is the real ones.
+        before_send: Asked on the metrics thread about each series of a flush; returns the series, another one (`with_dimensions` makes
+            one), or None to withhold its values, which are then counted as `withheld`. What raises counts as None.
+        on_drop: Told on the metrics thread why (`DropReason`) and how many measurements were dropped; it must be quick.
 
     Raises:
         ConfigurationError: The environment holds a wrong setting (only when `config` is None).
     """
 
     def __init__(
-        self, config: MetricsConfig | None = None, *, sink: Sink | None = None, runtime: Runtime | None = None
+        self,
+        config: MetricsConfig | None = None,
+        *,
+        sink: Sink | None = None,
+        runtime: Runtime | None = None,
+        before_send: Callable[[Series], Series | None] | None = None,
+        on_drop: Callable[[DropReason, int], object] | None = None,
     ) -> None:
         self.config = MetricsConfig.from_env() if config is None else config
         self._runtime = runtime or SystemRuntime()
         self._policy = _policy_for(self.config)
-        catalogue = CATALOGUE if self.config.catalogue is None else self.config.catalogue
+        catalogue = CATALOGUE if self.config.catalogue is None else (*SELF_METRICS, *self.config.catalogue)
         self._specs = {(str(spec.namespace), spec.name): spec for spec in catalogue}
         self._collectors: dict[tuple[Series, ...], Collector] = {}
         self._levels: dict[tuple[Series, ...], Level] = {}
-        self._dropped_before = 0
         self._schemas: dict[object, Schema] = {}
         self._uses: dict[object, Schema] = {}
         self._combinations = 0
@@ -123,8 +128,11 @@ class CloudWatchMetrics:
             self._runtime,
             self._collect,
             LIFECYCLE.stop_at_exit,
+            before_send=before_send,
+            on_drop=on_drop,
         )
         self._intake = self._pipeline.intake
+        self._self_metrics = SelfMetrics(self._pipeline, self._record_own) if self.config.self_metrics else None
         if self.config.enabled:
             LIFECYCLE.watch(self)
         self._told_disabled = False
@@ -315,13 +323,11 @@ class CloudWatchMetrics:
             namespace: None is the configured default.
             dimensions: Dimensions of every increment.
             emits_zero: Also record 0 once a minute, so that an alarm always has data; None: as the catalogue says.
-                The catalogue's `MetricsDropped` records what this client has dropped since the last minute instead of 0.
         """
         counter = Counter(self, name, _COUNT, namespace, dimensions)
         spec = self._spec_of(name, namespace)
         if (spec is not None and spec.emits_zero) if emits_zero is None else emits_zero is True:
-            counts_drops = spec is not None and spec.name == METRICS_DROPPED
-            self._collect_from(counter, self._newly_dropped if counts_drops else _zero)
+            self._collect_from(counter, _zero)
         return counter
 
     def gauge(
@@ -452,6 +458,14 @@ class CloudWatchMetrics:
         """
         return self._pipeline.stats()
 
+    def health(self) -> Health:
+        """
+        What is wrong with delivery, for a readiness probe or a status page: truthy when nothing is. It waits for nobody.
+
+        Not a reason to take a process out of service: it does its work all the same.
+        """
+        return self._pipeline.health()
+
     def force_open(self) -> None:
         """
         Operators: make no calls until `reset_breaker`. Records are held (or refused, with `on_open="reject"`).
@@ -476,7 +490,8 @@ class CloudWatchMetrics:
         """
         for level in self._levels.values():
             level.after_fork()
-        self._dropped_before = 0
+        if self._self_metrics is not None:
+            self._self_metrics.after_fork()
         self._pipeline.after_fork()
 
     def __repr__(self) -> str:
@@ -627,11 +642,6 @@ class CloudWatchMetrics:
         except Exception:  # noqa: BLE001 - what is wrong with them is said when something is recorded
             return None
 
-    def _newly_dropped(self) -> int:
-        dropped = sum(self.stats().dropped.values())
-        new, self._dropped_before = dropped - self._dropped_before, dropped
-        return new
-
     def _collect_from(self, instrument: Counter | Gauge, read: Callable[[], float]) -> bool:
         """
         Record what `read` returns once a minute. For one destination the last `read` counts: it cannot have two levels.
@@ -660,7 +670,12 @@ class CloudWatchMetrics:
         for collector in due:
             collector.minute = minute
         self._read(due)
-        return bool(due)
+        observed = self._self_metrics is not None and self._self_metrics.record(minute)
+        return observed or bool(due)
+
+    def _record_own(self, name: str, value: float, unit: str, dimensions: Mapping[str, str]) -> None:
+        schema = self._schema(name, unit, MetricNamespace.METRICS, 60, dict(dimensions))
+        self._intake.record(self._destination(schema, dimensions), value, None)
 
     def _read(self, collectors: Iterable[Collector]) -> None:
         for collector in collectors:

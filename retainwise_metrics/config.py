@@ -180,6 +180,10 @@ SETTINGS: dict[str, Setting] = {
     "max_series": _number(10_000, 1, 1_000_000, "Series of the client with a place of their own.", int),
     "max_series_per_metric": _number(1_000, 1, 1_000_000, "Series of one metric with a place of their own.", int),
     "max_distinct_values": _number(1_000, 1, 1_000_000, "Distinct values kept exactly per series and minute.", int),
+    "self_metrics": _switch(
+        "Whether the client publishes what it drops, how long calls take, whether the breaker is open and how old its backlog is.",
+        default=False,
+    ),
     "connect_timeout_seconds": _number(3.0, 0.05, 60, "Seconds to connect, per call."),
     "read_timeout_seconds": _number(10.0, 0.05, 60, "Seconds to wait for the answer, per call."),
     "shutdown_timeout_seconds": _number(5.0, 0, 300, "Seconds that delivery may take when the process exits."),
@@ -231,6 +235,7 @@ class MetricsConfig:
     max_series: int
     max_series_per_metric: int
     max_distinct_values: int
+    self_metrics: bool
     connect_timeout_seconds: float
     read_timeout_seconds: float
     shutdown_timeout_seconds: float

@@ -12,6 +12,8 @@ class MetricNamespace(str, Enum):
     API = "RetainWise/API"
     WORKER = "RetainWise/Worker"
     DATABASE = "RetainWise/Database"
+    METRICS = "RetainWise/Metrics"
+    """What the client says about itself."""
 
     def __str__(self) -> str:
         """The wire spelling, in f-strings and logs too."""

@@ -31,6 +31,8 @@ class DropReason(str, Enum):
     INVALID_STORAGE_RESOLUTION = "invalid-storage-resolution"
     STOPPED = "stopped"
     """Recorded after `stop()`."""
+    WITHHELD = "withheld"
+    """`before_send` said so, or raised."""
     BREAKER_OPEN = "breaker-open"
     """Recorded, or sent with `put_metric_sync`, while the breaker was open."""
     INTAKE_FULL = "intake-full"
@@ -98,6 +100,35 @@ class FlushResult(NamedTuple):
     def __bool__(self) -> bool:
         """True when nothing is pending."""
         return self.pending == 0
+
+
+class Health(NamedTuple):
+    """
+    What a readiness probe or a status page wants to know; truthy when all is well.
+
+    A process that cannot deliver its metrics still does its work: a load balancer that takes it out for that makes matters worse.
+
+    Attributes:
+        problems: What is wrong, each in words for a person; empty when nothing is.
+        breaker_state: Where the circuit breaker stands.
+        running: Whether the background thread is alive; False, and no problem, before the first record.
+        pending: Measurements held.
+        spooled: Of those, the ones on disk.
+        backlog_age_seconds: How long the oldest of them has been waiting since the end of its minute; 0 when none is.
+        dropped: Measurements given up so far, for whatever reason.
+    """
+
+    problems: tuple[str, ...]
+    breaker_state: BreakerState
+    running: bool
+    pending: int
+    spooled: int
+    backlog_age_seconds: float
+    dropped: int
+
+    def __bool__(self) -> bool:
+        """True when nothing is wrong."""
+        return not self.problems
 
 
 class ClientStats(NamedTuple):

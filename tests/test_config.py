@@ -50,6 +50,7 @@ OTHER: dict[str, tuple[object, str]] = {
     "max_series": (7, "8"),
     "max_series_per_metric": (7, "8"),
     "max_distinct_values": (7, "8"),
+    "self_metrics": (True, "true"),
     "connect_timeout_seconds": (7.5, "8.5"),
     "read_timeout_seconds": (7.5, "8.5"),
     "shutdown_timeout_seconds": (7.5, "8.5"),

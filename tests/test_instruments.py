@@ -553,24 +553,6 @@ def test_a_repr_shows_kind_and_name_but_no_dimension_value(client: CloudWatchMet
     assert [repr(handle) for handle in handles] == ["<Counter 'M'>", "<Gauge 'M'>", "<Histogram 'M'>"]
 
 
-def test_an_application_can_publish_what_its_client_dropped(
-    make_client: Callable[..., CloudWatchMetrics], sink: InMemorySink, runtime: ManualRuntime
-) -> None:
-    """The alarm on dropped metrics reads numbers that are true: each drop is published once, and 0 while there are none."""
-    client = make_client()
-    client.counter("MetricsDropped", namespace=MetricNamespace.ML_PIPELINE)
-    runtime.advance(60.0)
-    for _ in range(3):
-        client.put_metric("M", float("nan"))
-    runtime.advance(60.0)
-    client.put_metric("M", float("nan"))
-    runtime.advance(180.0)
-    client.stop()
-    published = sink.values(MetricNamespace.ML_PIPELINE, "MetricsDropped")
-    assert sum(value * count for value, count in published.items()) == 4
-    assert published[0.0] >= 2
-
-
 def test_zeros_come_every_minute_whatever_the_interval(
     make_client: Callable[..., CloudWatchMetrics], sink: InMemorySink, runtime: ManualRuntime
 ) -> None:

@@ -324,7 +324,7 @@ run "criterion_6_publisher_policy" {
       Action   = "cloudwatch:PutMetricData"
       Resource = "*"
       Condition = {
-        StringEquals = { "cloudwatch:namespace" = ["RetainWise/API", "RetainWise/Database", "RetainWise/MLPipeline", "RetainWise/Worker"] }
+        StringEquals = { "cloudwatch:namespace" = ["RetainWise/API", "RetainWise/Database", "RetainWise/MLPipeline", "RetainWise/Metrics", "RetainWise/Worker"] }
       }
     }]
     error_message = "6. Publishers may put metrics into the namespaces of RetainWise, and nothing else."

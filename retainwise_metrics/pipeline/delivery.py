@@ -75,7 +75,7 @@ class DeliveryCounts(NamedTuple):
         diverted: What was delivered by the second sink.
         adopted: What was received from the disk of others.
         spooled: What is held on disk and not loaded.
-        oldest: Start of the oldest window held in memory, epoch seconds; None when there is none.
+        oldest: Start of the oldest window held, epoch seconds; None when there is none.
     """
 
     received: int = 0
@@ -169,6 +169,7 @@ class Delivery:
         self._last_error: str | None = None
         self.spooled = 0
         """Measurements on disk that are not loaded."""
+        self._spooled_oldest: int | None = None
         self.finished: list[Datum] | None = None
         """Datums delivered or dropped since somebody has looked last, if anybody wants to know."""
         self.notes: dict[DropReason, str] = {}
@@ -472,7 +473,7 @@ class Delivery:
         else:
             self._load_at = load_at
 
-    def spool_holds(self, measurements: int, lost: Mapping[DropReason, int], adopted: int) -> None:
+    def spool_holds(self, measurements: int, lost: Mapping[DropReason, int], adopted: int, oldest: int | None) -> None:
         """
         Book what the disk says.
 
@@ -480,8 +481,10 @@ class Delivery:
             measurements: What is on disk and not loaded.
             lost: What has been given up there since the last time, by reason.
             adopted: What has been taken over from others since the last time.
+            oldest: Start of the earliest window there, epoch seconds; None when there is none.
         """
         self.spooled = measurements
+        self._spooled_oldest = oldest
         self._received += adopted
         self._adopted += adopted
         for reason, count in lost.items():
@@ -545,4 +548,6 @@ class Delivery:
         starts = [min(datum.timestamp for datum in group) for group in self._groups() if group]
         if self.backlog:
             starts.append(self.backlog.oldest())
+        if self._spooled_oldest is not None:
+            starts.append(self._spooled_oldest)
         return min(starts, default=None)

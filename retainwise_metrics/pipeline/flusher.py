@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import threading
+from collections import deque
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from retainwise_metrics.sinks.spool import Spool
 
     from .delivery import Delivery, DeliveryCounts
+    from .hooks import Hooks
     from .intake import Intake
     from .reporting import Reporter
 
@@ -60,6 +62,9 @@ DRAINS = INBOX_FULL_AT // INBOX_STEP + 1
 
 EARLY_FLUSH_DATUMS = 5_000
 """Folded series and windows that are not held until the interval is over."""
+
+REMEMBERED_CALLS = 1_000
+"""Calls whose duration is remembered until somebody asks."""
 
 ROTATE_SECONDS = 300.0
 """How often series compete anew for a place under the cardinality cap."""
@@ -102,6 +107,7 @@ class Flusher:
             started again meanwhile.
         divert: Sends a batch to the second sink, if there is one.
         spool: Keeps on disk what cannot be delivered, if there is one.
+        hooks: What the application wants to be asked and told.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class Flusher:
         leave: Callable[[Callable[[], None], Callable[[], None]], bool],
         divert: Callable[[Batch], None] | None = None,
         spool: Spool | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self._runtime = runtime
         self._intake = intake
@@ -126,6 +133,9 @@ class Flusher:
         self._collect = collect
         self._leave = leave
         self._divert = divert
+        self._hooks = hooks
+        self.latencies: deque[float] = deque(maxlen=REMEMBERED_CALLS)
+        """How long the last calls took, in seconds."""
         self._minute = -1.0
         """The minute of the last fold, counted from the epoch."""
         self._collected_minute = -1.0
@@ -240,9 +250,11 @@ class Flusher:
         self._hand_over()
 
     def _hand_over(self) -> None:
-        for sealed in _chunks(self._intake.take().sealed()):
+        for chunk in _chunks(self._intake.take().sealed()):
+            sealed, withheld = (chunk, 0) if self._hooks is None else self._hooks.ask_about(chunk)
             with self.deciding:
                 self._delivery.receive(sealed)
+                self._delivery.book(received=withheld, dropped=DropReason.WITHHELD)
                 self.counts = self._delivery.counts()
             self._runtime.pause()
 
@@ -297,6 +309,7 @@ class Flusher:
         Returns:
             What went wrong, or None.
         """
+        began = self._runtime.monotonic()
         try:
             if divert and self._divert is not None:
                 self._divert(batch)
@@ -308,6 +321,8 @@ class Flusher:
             self._reporter.failure("sink", "the metrics sink raised an unexpected error; the batch is kept")
             message = f"unexpected {type(error).__name__} in {type(self._sink).__name__}"
             return SinkUnavailable(message, maybe_delivered=True)
+        finally:
+            self.latencies.append(self._runtime.monotonic() - began)
         return None
 
     # ---- questions ----
@@ -405,6 +420,8 @@ class Flusher:
                 note = notes.get(reason)
                 because = f": {note}" if note else ""
                 self._reporter.warn(f"{verb}-{reason}", f"metrics {verb} ({reason}), {total} so far{because}", new)
+                if self._hooks is not None:
+                    self._hooks.tell_dropped(reason, new)
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -16,24 +16,27 @@ from typing import TYPE_CHECKING, NamedTuple
 from retainwise_metrics.dimensions.cardinality import CardinalityGuard
 from retainwise_metrics.runtime import bounded
 from retainwise_metrics.sinks.base import SinkUnavailable
-from retainwise_metrics.stats import BreakerState, ClientStats, DropReason, FlushResult
+from retainwise_metrics.stats import BreakerState, ClientStats, DropReason, FlushResult, Health
 
 from .backlog import Backlog
 from .batching import BatchLimits, rebatch
 from .circuit_breaker import BreakerPolicy, CircuitBreaker
 from .delivery import Delivery
-from .flusher import Flush, Flusher, Stop
+from .flusher import MINUTE_SECONDS, Flush, Flusher, Stop
+from .hooks import Hooks
 from .intake import Intake
 from .reporting import Reporter
 from .retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from retainwise_metrics.datum import Batch, Datum
     from retainwise_metrics.runtime import Job, Question, Runtime, Worker
     from retainwise_metrics.sinks.base import Sink, SinkError
     from retainwise_metrics.sinks.spool import Spool, SpoolSettings
+
+    from .hooks import BeforeSend, OnDrop
 
 WAKE = object()
 """A message that only ends a wait."""
@@ -45,6 +48,9 @@ FEW_CHANNELS = 1_000
 """Channels that every client may have, however small its cap."""
 
 THREAD_NAME = "retainwise-metrics"
+
+LATE_INTERVALS = 3
+"""Flushes that may fail before a client calls itself unwell."""
 
 START_SECONDS = 5.0
 """Longest wait for another thread that is just starting or ending the worker."""
@@ -97,6 +103,8 @@ class Pipeline:
         runtime: Clocks, randomness, threads.
         collect: Called before a flush with the minute: records what is read rather than counted, and says whether there was anything.
         starts: Called before a thread or a connection comes into being.
+        before_send: See `hooks`.
+        on_drop: Likewise.
     """
 
     def __init__(
@@ -106,6 +114,9 @@ class Pipeline:
         runtime: Runtime,
         collect: Callable[[float], bool],
         starts: Callable[[], None],
+        *,
+        before_send: BeforeSend | None = None,
+        on_drop: OnDrop | None = None,
     ) -> None:
         self._settings = settings
         self._sink = sink
@@ -114,6 +125,7 @@ class Pipeline:
         self._collect = collect
         self._starts = starts
         self.reporter = Reporter(runtime.monotonic)
+        self._hooks = Hooks(before_send, on_drop, self.reporter) if before_send or on_drop else None
         self._spool = self._make_spool()
         self.intake = Intake(
             runtime.wall,
@@ -161,6 +173,7 @@ class Pipeline:
             self._leave,
             self._divert,
             self._spool,
+            self._hooks,
         )
         self._worker: Worker | None = None
         self.stopped = False
@@ -334,7 +347,16 @@ class Pipeline:
             Whether they were accepted.
         """
         self._starts()
-        flusher, batch = self._flusher, rebatch(self._sink, datums)
+        flusher = self._flusher
+        chosen = self._after_hooks(datums)
+        withheld = sum(datum.measurements for datum in datums) - sum(datum.measurements for datum in chosen)
+        if withheld:
+            with flusher.deciding:
+                self._sync_received += withheld
+                self._book(withheld, dropped=DropReason.WITHHELD)
+        if not chosen:
+            return False
+        batch = rebatch(self._sink, chosen)
         measurements = batch.measurements
         with flusher.deciding:
             self._sync_received += measurements
@@ -353,6 +375,12 @@ class Pipeline:
                     self._delivery.observe(error, self._runtime.monotonic())
                 self._book(measurements, dropped=None if error is None else DropReason.NOT_SENT, diverted=divert)
         return error is None
+
+    def _after_hooks(self, datums: tuple[Datum, ...]) -> tuple[Datum, ...]:
+        if self._hooks is None:
+            return datums
+        asked = [(self._hooks.ask(datum.series), datum) for datum in datums]
+        return tuple(datum._replace(series=series) for series, datum in asked if series is not None)
 
     def _book(self, measurements: int, dropped: DropReason | None, *, diverted: bool = False) -> None:
         delivered = 0 if dropped else measurements
@@ -411,6 +439,47 @@ class Pipeline:
             adopted=sent.adopted,
             spool_errors=0 if self._spool is None else self._spool.errors,
         )
+
+    def backlog_age(self) -> float:
+        """
+        How long the oldest value that waits has been waiting since the end of its window, seconds; 0 when none does.
+        """
+        oldest = self._flusher.counts.oldest
+        return 0.0 if oldest is None else max(self._runtime.wall() - oldest - MINUTE_SECONDS, 0.0)
+
+    def take_latencies(self) -> list[float]:
+        """
+        How long the calls took since somebody has asked last, seconds.
+        """
+        latencies = self._flusher.latencies
+        return [latencies.popleft() for _ in range(len(latencies))]
+
+    def health(self) -> Health:
+        """
+        What is wrong, in words, with the numbers that say so.
+        """
+        stats, age = self.stats(), self.backlog_age()
+        return Health(
+            tuple(self._problems(stats, age)),
+            stats.breaker_state,
+            stats.running,
+            stats.pending,
+            stats.spooled,
+            age,
+            sum(stats.dropped.values()),
+        )
+
+    def _problems(self, stats: ClientStats, age: float) -> Iterator[str]:
+        if self.stopped:
+            yield "the client was stopped: records are refused"
+        if stats.breaker_state not in {BreakerState.CLOSED, BreakerState.DISABLED}:
+            yield f"the circuit breaker is {stats.breaker_state}; last error: {stats.last_error}"
+        if age > LATE_INTERVALS * max(self._settings.flush_interval_seconds, MINUTE_SECONDS):
+            yield f"the oldest value has been waiting for {age:.0f} s; last error: {stats.last_error}"
+        if stats.pending > stats.spooled and not stats.running and not self.stopped:
+            yield "values wait and no metrics thread runs: call flush(), or allow threads"
+        if self._spool is not None and self._spool.is_failing():
+            yield f"the spool in {self._spool.directory} fails; the log says why"
 
 
 class InlineWorker:

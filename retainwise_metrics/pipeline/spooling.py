@@ -128,5 +128,5 @@ class Spooling:
         adopted, spool.adopted = spool.adopted, 0
         with self._deciding:
             change()
-            self._delivery.spool_holds(spool.held, lost, adopted)
+            self._delivery.spool_holds(spool.held, lost, adopted, spool.oldest())
             self._publish(self._delivery.counts())

@@ -144,7 +144,9 @@ class Segment:
         self.pending = 0
         """Measurements that are still to be delivered, those loaded just now included."""
         self.newest = 0
-        """Start of the latest window in it, epoch seconds."""
+        """Start of the latest window in it, epoch seconds; when it was written last, if somebody else has written it."""
+        self.oldest = 2**63
+        """Likewise of the earliest."""
         self.cursor = 0
         """Where the next record to load is looked for."""
         self.damaged = 0
@@ -171,7 +173,8 @@ class Segment:
         measurements = sum(datum.measurements for datum in datums)
         place = self._write(DATA, measurements, encode(datums))
         self.pending += measurements
-        self.newest = max(self.newest, *(datum.timestamp for datum in datums))
+        starts = [datum.timestamp for datum in datums]
+        self.newest, self.oldest = max(self.newest, *starts), min(self.oldest, *starts)
         return place
 
     def settle(self, place: int, indexes: set[int], measurements: int, *, whole: bool) -> None:
@@ -262,7 +265,7 @@ class Segment:
                 self.begun.add(place)
             else:
                 self.begun.discard(place)
-        self.newest = int(os.fstat(self._file).st_mtime)
+        self.newest = self.oldest = int(os.fstat(self._file).st_mtime)
 
     def _learn_settled(self, record: Record, place: int) -> None:
         self.pending -= record.measurements

@@ -141,7 +141,7 @@ class Spool:
         host: str | None = None,
     ) -> None:
         self._settings = settings
-        self._root = Path(settings.directory)
+        self.directory = Path(settings.directory)
         self._wall = wall
         self._monotonic = monotonic
         self._warn = warn
@@ -163,6 +163,18 @@ class Spool:
         """Measurements taken over from others, likewise."""
         self.errors = 0
         """Times that the disk did not do what it was asked for, and damaged stretches that were found."""
+
+    def oldest(self) -> int | None:
+        """
+        Start of the earliest window on disk, epoch seconds, as far as is known without looking; None when there is none.
+        """
+        return min((segment.oldest for folder in self._folders for segment in folder.segments), default=None)
+
+    def is_failing(self) -> bool:
+        """
+        Whether the disk has failed and has not been tried again since.
+        """
+        return self.seconds_until_readable() > 0
 
     # ---- keeping ----
 
@@ -218,8 +230,8 @@ class Spool:
 
     def _own_folder(self) -> _Folder:
         if self._mine is None:
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path = self._root / f"{self._destination}-{self._host}-{os.getpid()}-{os.urandom(4).hex()}"
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = self.directory / f"{self._destination}-{self._host}-{os.getpid()}-{os.urandom(4).hex()}"
             path.mkdir(mode=0o700)
             lock = _lock(path / "lock", os.O_CREAT | os.O_EXCL)
             self._mine = _Folder(path, lock)
@@ -412,13 +424,13 @@ class Spool:
     def _adopt_all(self) -> None:
         known = {folder.path for folder in self._folders}
         try:
-            found = sorted(entry.name for entry in os.scandir(self._root) if entry.is_dir(follow_symlinks=False))
+            found = sorted(entry.name for entry in os.scandir(self.directory) if entry.is_dir(follow_symlinks=False))
         except (FileNotFoundError, NotADirectoryError):
             return  # nobody has left anything; whoever wants to keep something says what is wrong
         for name in found:
             match = FOLDER.fullmatch(name)
-            if match is not None and match[1] == self._destination and self._root / name not in known:
-                self._adopt(self._root / name, same_host=match[2] == self._host)
+            if match is not None and match[1] == self._destination and self.directory / name not in known:
+                self._adopt(self.directory / name, same_host=match[2] == self._host)
 
     def _adopt(self, path: Path, *, same_host: bool) -> None:
         if hasattr(os, "geteuid") and path.stat().st_uid != os.geteuid():
@@ -507,7 +519,9 @@ class Spool:
     def _failed(self, consequence: str, error: OSError) -> None:
         self.errors += 1
         self._retry_at = self._monotonic() + TEND_SECONDS
-        self._warn("spool", f"the spool {self._root} failed ({type(error).__name__}: {error.strerror}); {consequence}")
+        self._warn(
+            "spool", f"the spool {self.directory} failed ({type(error).__name__}: {error.strerror}); {consequence}"
+        )
 
     def _damage(self, words: str) -> None:
         self.errors += 1
