@@ -7,6 +7,7 @@ import json
 import logging
 import time
 import types
+import zlib
 from collections import Counter, deque
 from itertools import islice
 from random import Random
@@ -15,12 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from retainwise_metrics import CloudWatchMetrics, ConfigurationError, DropReason, InvalidMetricError, MetricsConfig
-from retainwise_metrics.testing import FakeCloudWatch, ManualRuntime
+from retainwise_metrics.sinks._segments import Segment
+from retainwise_metrics.sinks.base import SinkUnavailable
+from retainwise_metrics.testing import FakeCloudWatch, InMemorySink, ManualRuntime
 from tests.dimensions.identifiers import SHAPES, corpus
 from tests.helpers import assert_balanced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from retainwise_metrics.datum import Batch
 
 IDENTIFIERS = 10_000
 PERSONAL_NAMES = (
@@ -326,3 +332,42 @@ def test_no_identifier_in_instruments_scopes_and_settings(runtime: ManualRuntime
             said.update([str(error), repr(error), repr(error.__context__)])
     assert len(said) > 3
     assert seen_in(said) == []
+
+
+def test_no_identifier_on_disk(runtime: ManualRuntime, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What the spool keeps of values that cannot be delivered is what would have been on the wire; and its folder is its owner's."""
+
+    def fail(_: Batch) -> None:
+        message = "503"
+        raise SinkUnavailable(message)
+
+    caplog.set_level(logging.DEBUG)
+    sink = InMemorySink(fail)
+    config = MetricsConfig(catalogue=(), spool_dir=str(tmp_path / "spool"))
+    client = CloudWatchMetrics(config, sink=sink, runtime=runtime)
+    doors = Doors(client)
+    for number, each in enumerate(CORPUS):
+        doors.go_through(each, PERSONAL_NAMES[number % len(PERSONAL_NAMES)], number // len(SHAPES))
+        if number % 1_000 == 0:
+            runtime.advance(61.0)
+    client.stop()
+    assert client.stats().spooled == client.stats().pending > IDENTIFIERS
+    raw, kept = set(), set()
+    for path in (tmp_path / "spool").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0
+        kept.add(str(path.relative_to(tmp_path)))
+        if path.suffix == ".seg":
+            raw.add(path.read_bytes().decode("latin-1"))
+            kept.update(texts_of(path))
+    assert any("bucket-" in text for text in kept)
+    logged = {f"{line.getMessage()} {line.args} {line.exc_text}" for line in caplog.records}
+    for texts in (raw, kept, logged):
+        assert seen_in(texts)[:10] == []
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """What a file of the spool says."""
+    segment = Segment(path, new=False)
+    while (record := segment.next()) is not None:
+        yield zlib.decompress(record.payload).decode()
+    segment.close()
