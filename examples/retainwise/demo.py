@@ -140,6 +140,7 @@ def _application_environ() -> dict[str, str]:
         "ENVIRONMENT": "demo",
         "FORCE_CLOUDWATCH": "true",
         "RETAINWISE_METRICS_FLUSH_INTERVAL_SECONDS": str(FLUSH_SECONDS),
+        "RETAINWISE_METRICS_SELF_METRICS": "true",
         # One core per worker: scoring a small file on all of them takes longer.
         "OMP_NUM_THREADS": "1",
     }

@@ -11,6 +11,7 @@ from examples.retainwise.tally import Ledger, ProcessTally, SeriesKey, Totals
 from examples.retainwise.traffic import KINDS, Sent, Upload
 
 API, WORKER, ML, DATABASE = "RetainWise/API", "RetainWise/Worker", "RetainWise/MLPipeline", "RetainWise/Database"
+METRICS = "RetainWise/Metrics"
 USER = "user_1001"
 BUCKET = "b17"
 
@@ -25,9 +26,9 @@ def counted(namespace: str, name: str, times: int, value: float = 1, **dimension
 
 
 def process(name: str, records: Records) -> Ending:
-    """A process that recorded this, and whose client delivered all of it."""
+    """A process that recorded this, and whose client delivered all of it, and a number about itself."""
     published = compare.expected([records])
-    delivered = int(sum(totals.samples for totals in published.values()))
+    delivered = int(sum(totals.samples for totals in published.values())) + 1
     return Ending(name, 1, 0, ProcessTally(name, Ledger(delivered, delivered, 0, {}, 1, 0), records))
 
 
@@ -56,6 +57,7 @@ def good_run() -> Evidence:
     sent = [Sent(Upload(kind, USER, b"", 0), 202 if KINDS[kind].accepted else 400) for kind in files]
     recorded = compare.expected(ending.tally.records for ending in (api, worker) if ending.tally)
     found = {key._replace(dimensions=hashed(key.dimensions)): totals for key, totals in recorded.items()}
+    found |= counted(METRICS, "MetricsDropped", 2, 0)
     return Evidence(sent, 1, False, [api, worker], [Ending("embedded aws", 2, 0, None)], found, 50)
 
 
@@ -123,6 +125,10 @@ BY_ENDPOINT = {"Endpoint": "/upload"}
         pytest.param(found(API, "UploadSuccess", Totals("Count", 4, 3, 1, 1), **BY_ENDPOINT), LINES, id="other count"),
         pytest.param(found(API, "X", Totals("Count", 1, 1, 1, 1), UserId=USER), "user ids reached", id="raw user id"),
         pytest.param(ledger(recorded=9, delivered=9), "CloudWatch holds", id="ledger and CloudWatch disagree"),
+        pytest.param(found(METRICS, "MetricsDropped", None), "MetricsDropped says", id="nothing said about drops"),
+        pytest.param(
+            found(METRICS, "MetricsDropped", Totals("Count", 2, 1, 0, 1)), "MetricsDropped says", id="other drops said"
+        ),
         pytest.param(ledger(pending=1), LEDGER, id="something pending"),
         pytest.param(ledger(dropped={"backlog-full": 1}), LEDGER, id="something dropped"),
         pytest.param(ledger(recorded=99), LEDGER, id="ledger does not add up"),
