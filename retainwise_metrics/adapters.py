@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from .checks import type_of
 from .exceptions import InvalidMetricError
 from .pipeline.reporting import say
 from .units import MetricUnit
@@ -68,7 +69,7 @@ class _Adapter:
         if not self._complained:
             self._complained = True
             say(
-                f"recording through {type(self).__name__} failed with {type(failure).__name__}: calls go on unmeasured; "
+                f"recording through {type(self).__name__} failed with {type_of(failure)}: calls go on unmeasured; "
                 "this is said once per adapter"
             )
 

@@ -42,6 +42,9 @@ SHOWN_LENGTH = 60
 
 _type_name: Callable[[type], str] = type.__dict__["__name__"].__get__  # `cls.__name__` would ask the metaclass
 
+NO_REAL_NUMBERS = ("c", "S", "U", "m", "M")
+"""Kinds of numpy's types that `float()` takes all the same: complex (without its imaginary part), text, and times of any unit."""
+
 
 def shown(value: object) -> str:
     """
@@ -59,7 +62,14 @@ def shown(value: object) -> str:
 
 
 def _kind(value: object) -> str:
-    return f"a {_type_name(type(value))[:SHOWN_LENGTH]}"
+    return f"a {type_of(value)[:SHOWN_LENGTH]}"
+
+
+def type_of(value: object) -> str:
+    """
+    The name of its type, whatever its metaclass says.
+    """
+    return _type_name(type(value))
 
 
 def looks_personal(text: str) -> bool:
@@ -150,23 +160,21 @@ def checked_counts(counts: object) -> Counted:
     """
     A dict of 1 to 1,000 values, each with how often it occurred: a whole number from 1.
     """
-    if type(counts) is not dict or not 0 < len(counts) <= limits.VALUES_PER_RECORD:
-        most = limits.VALUES_PER_RECORD
-        _refuse(
-            "value",
-            f"must be a dict of 1 to {most} values and their counts, not {discreet(counts)}; split it",
-            "counts",
-        )
+    most = limits.VALUES_PER_RECORD
+    if type(counts) is not dict:
+        _refuse("value", f"must be a dict of 1 to {most} values and their counts, not {discreet(counts)}", "counts")
+    if not 0 < len(counts) <= most:
+        _refuse("value", f"are for {len(counts)} values; record 1 to {most} at once, and more in parts", "counts")
     checked: dict[float, int] = {}
     total = 0
     for value, count in counts.copy().items():
         if type(count) is not int or count < 1:
-            _refuse("value", f"must be whole numbers from 1, not {discreet(count)}", "counts")
+            _refuse("value", f"must be whole numbers from 1, not {discreet(count)}; leave the value out", "counts")
         number = checked_value(value)
         checked[number] = checked.get(number, 0) + count
         total += count
     if total > limits.RECORDED_AT_ONCE:
-        _refuse("value", "add up to more than 2**53; record them in parts", "counts")
+        _refuse("value", f"add up to {discreet(total)}, which is more than 2**53; record them in parts", "counts")
     return Counted(checked, total)
 
 
@@ -174,6 +182,8 @@ def _as_float(value: object) -> float | None:
     kind = type(value)
     try:
         if issubclass(kind, (str, bytes, bytearray)) or not hasattr(kind, "__float__"):
+            return None
+        if getattr(getattr(value, "dtype", None), "kind", "f") in NO_REAL_NUMBERS:
             return None
         return float(cast("SupportsFloat", value))
     except OverflowError:

@@ -16,7 +16,7 @@ from .catalogue import CATALOGUE, SELF_METRICS
 from .config import MetricsConfig
 from .datum import Datum, Series
 from .dimensions.policy import DimensionPolicy
-from .exceptions import InvalidMetricError
+from .exceptions import ConfigurationError, InvalidMetricError
 from .instruments import Counter, Gauge, Histogram, Level, Timer
 from .lifecycle import LIFECYCLE
 from .namespaces import MetricNamespace
@@ -111,8 +111,11 @@ class CloudWatchMetrics:
         before_send: Callable[[Series], Series | None] | None = None,
         on_drop: Callable[[DropReason, int], object] | None = None,
     ) -> None:
+        if config is not None and not issubclass(type(config), MetricsConfig):
+            message = f"config is {checks.shown(config)}, but must be a MetricsConfig, or None for the environment"
+            raise ConfigurationError(message)
         self.config = MetricsConfig.from_env() if config is None else config
-        self._runtime = runtime or SystemRuntime()
+        self._runtime = SystemRuntime() if runtime is None else runtime
         self._policy = _policy_for(self.config)
         catalogue = CATALOGUE if self.config.catalogue is None else (*SELF_METRICS, *self.config.catalogue)
         self._specs = {(str(spec.namespace), spec.name): spec for spec in catalogue}
@@ -619,7 +622,7 @@ class CloudWatchMetrics:
         return False
 
     def _count_refusal(self, error: Exception, name: object) -> InvalidMetricError:
-        if not isinstance(error, InvalidMetricError):
+        if type(error) is not InvalidMetricError:
             # Somebody's object raised while it was looked at. Its message may hold anything, so only the type is repeated.
             error = InvalidMetricError(f"{checks.shown(error)} was raised while the record was being checked")
         note = f"{error} (metric {checks.discreet(name)})"
@@ -680,13 +683,16 @@ class CloudWatchMetrics:
     def _read(self, collectors: Iterable[Collector]) -> None:
         for collector in collectors:
             try:
-                self._intake.record(collector.destination, checks.checked_value(collector.read()), None)
-            except InvalidMetricError as error:
-                self._count_refusal(error, collector.destination.series[0].name)
+                reading = collector.read()
             except KeyboardInterrupt:  # only where the caller of flush does the work
                 raise
             except BaseException:  # noqa: BLE001 - callbacks are the application's; one that fails must not keep the others from being read
                 self._pipeline.reporter.failure("callback", "a gauge's callback raised; its reading is missing")
+                continue
+            try:
+                self._intake.record(collector.destination, checks.checked_value(reading), None)
+            except InvalidMetricError as error:
+                self._count_refusal(error, collector.destination.series[0].name)
 
     def _shared_level(self, destination: Destination, level: Level) -> Level:
         """

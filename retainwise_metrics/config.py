@@ -8,8 +8,9 @@ Every setting is declared once in `SETTINGS`: its type, default, range and meani
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .checks import checked_dimensions, checked_namespace, shown
 from .exceptions import ConfigurationError, InvalidMetricError
@@ -260,8 +261,8 @@ class MetricsConfig:
             value = settings.get(name)
             object.__setattr__(self, name, setting.default if value is None else _checked(name, setting, value, name))
         object.__setattr__(self, "default_dimensions", _frozen(default_dimensions))
-        object.__setattr__(self, "dimension_policy", dimension_policy)
-        object.__setattr__(self, "catalogue", None if catalogue is None else tuple(catalogue))
+        object.__setattr__(self, "dimension_policy", _policy(dimension_policy))
+        object.__setattr__(self, "catalogue", _specs(catalogue))
         if self.max_open_seconds < self.open_seconds:
             object.__setattr__(self, "max_open_seconds", self.open_seconds)
 
@@ -281,7 +282,7 @@ class MetricsConfig:
         Raises:
             ConfigurationError: A variable has the wrong type or is out of range; the message names it.
         """
-        variables = os.environ if environ is None else environ
+        variables = os.environ if environ is None else _variables(environ)
         settings: dict[str, Any] = {}
         for name, setting in SETTINGS.items():
             found = _find(variables, name, setting)
@@ -347,8 +348,8 @@ def _parse_switch(text: str) -> bool:
 
 def _checked(name: str, setting: Setting, value: object, source: str) -> object:
     # An exact match of types, so that True is not taken for the number 1; enums and other subclasses of str are taken as text.
-    if setting.kind is str and isinstance(value, str):
-        value = str.__str__(value)
+    if setting.kind is str and issubclass(type(value), str):
+        value = str.__str__(cast("str", value))
     right_type = type(value) is setting.kind or (setting.kind is float and type(value) is int)
     if not right_type or not setting.accepts(value):
         message = f"{source} is {_shown(name, value)}, but must be {setting.allowed}"
@@ -359,9 +360,55 @@ def _checked(name: str, setting: Setting, value: object, source: str) -> object:
 def _shown(name: str, value: object) -> str:
     if name in SECRETS:
         return "***"
-    scheme, found, rest = shown(value).partition("://")
-    # A URL may carry a name and a password.
-    return f"{scheme}://***@{rest.rpartition('@')[2]}" if found and "@" in rest else shown(value)
+    if type(value) is str:
+        # A URL may carry a name and a password, longer than what is shown of it.
+        scheme, found, rest = value.partition("://")
+        if found and "@" in rest:
+            value = f"{scheme}://***@{rest.rpartition('@')[2]}"
+    return shown(value)
+
+
+def _policy(policy: object) -> DimensionPolicy | None:
+    if policy is None:
+        return None
+    from .dimensions.policy import DimensionPolicy
+
+    if not issubclass(type(policy), DimensionPolicy):
+        message = f"dimension_policy is {shown(policy)}, but must be a DimensionPolicy"
+        raise ConfigurationError(message, setting="dimension_policy")
+    return cast("DimensionPolicy", policy)
+
+
+def _specs(catalogue: object) -> tuple[MetricSpec, ...] | None:
+    if catalogue is None:
+        return None
+    from .catalogue import MetricSpec
+
+    specs: tuple[MetricSpec, ...] | None = None
+    if issubclass(type(catalogue), (tuple, list)):
+        with suppress(Exception):  # a subclass may raise while it is read
+            specs = tuple(cast("tuple[MetricSpec, ...]", catalogue))
+    if specs is None or not all(type(spec) is MetricSpec for spec in specs):
+        message = f"catalogue is {shown(catalogue)}, but must be a tuple of MetricSpec; () declares nothing"
+        raise ConfigurationError(message, setting="catalogue")
+    return specs
+
+
+def _variables(environ: object) -> dict[str, str]:
+    """
+    Those that settings are read from, as they are at this moment.
+    """
+    wanted = [
+        variable for name, setting in SETTINGS.items() for variable in (PREFIX + name.upper(), *setting.variables)
+    ]
+    try:
+        found = {variable: cast("Mapping[str, object]", environ).get(variable, "") for variable in wanted}
+        if all(issubclass(type(text), str) for text in found.values()):
+            return {variable: str.__str__(cast("str", text)) for variable, text in found.items()}
+    except Exception:  # noqa: BLE001, S110 - user code, and its error may show a value
+        pass
+    message = f"environ is {shown(environ)}, but must be a mapping from names of variables to texts, like os.environ"
+    raise ConfigurationError(message, setting="environ")
 
 
 def _frozen(dimensions: object) -> Mapping[str, object]:

@@ -57,6 +57,9 @@ SUCCESS = "success"
 ERROR = "error"
 CANCELLED = "cancelled"
 
+_NO_TIME = float("nan")
+"""What a clock says that is broken: the client refuses it, and counts it."""
+
 
 def outcome_of(error: BaseException | None) -> str:
     """
@@ -69,7 +72,7 @@ def outcome_of(error: BaseException | None) -> str:
     """
     if error is None:
         return SUCCESS
-    return ERROR if isinstance(error, Exception) else CANCELLED
+    return ERROR if issubclass(type(error), Exception) else CANCELLED  # `isinstance` would ask the exception
 
 
 class timed:  # noqa: N801  # reads as a verb, like contextlib.suppress
@@ -118,7 +121,7 @@ class timed:  # noqa: N801  # reads as a verb, like contextlib.suppress
 
     def __call__(self, function: _F, /) -> _F:
         """The function, measured."""
-        return _measured(function, self._clock, self._finish)
+        return _measured(function, self._begin, self._finish)
 
     def __enter__(self) -> None:
         self._enter(_frame_of_the_block())
@@ -137,7 +140,14 @@ class timed:  # noqa: N801  # reads as a verb, like contextlib.suppress
         self._exit(_frame_of_the_block(), error)
 
     def _enter(self, frame: int) -> None:
-        self._open[frame] = (self._clock(), self._open.get(frame))
+        self._open[frame] = (self._begin(), self._open.get(frame))
+
+    def _begin(self) -> float:
+        try:
+            return self._clock()
+        except Exception as failure:  # noqa: BLE001  # rule 3
+            self._destination.complain(failure)
+            return _NO_TIME
 
     def _exit(self, frame: int, error: BaseException | None) -> None:
         try:
@@ -195,7 +205,7 @@ class counted:  # noqa: N801  # reads as a verb, like contextlib.suppress
         errors_only: bool = False,
     ) -> None:
         self._destination = _Destination(name, client, namespace, dimensions, outcome=outcome)
-        self._errors_only = errors_only
+        self._errors_only = errors_only is True
 
     def __call__(self, function: _F, /) -> _F:
         """The function, counted."""
@@ -218,13 +228,13 @@ class counted:  # noqa: N801  # reads as a verb, like contextlib.suppress
         self._finish(0.0, error)
 
     def _finish(self, _started: float, error: BaseException | None) -> None:
-        if self._errors_only and not isinstance(error, Exception):
+        if self._errors_only and not issubclass(type(error), Exception):
             return
         destination = self._destination
         try:
             dimensions = destination.dimensions_after(error)
             if self._errors_only:
-                dimensions = merge_dimensions(dimensions, {"ErrorType": type(error).__name__})
+                dimensions = merge_dimensions(dimensions, {"ErrorType": _class_of(error)})
             destination.client().increment_counter(
                 destination.name, namespace=destination.namespace, dimensions=dimensions
             )
@@ -249,7 +259,9 @@ class _Destination:
         outcome: bool,
     ) -> None:
         if callable(name):
-            message = f"the metric's name is missing: write @timed('UploadDuration'), with parentheses; got {name!r}"
+            message = (
+                f"the metric's name is missing: write @timed('UploadDuration'), with parentheses; got {named(name)}"
+            )
             raise TypeError(message)
         self.name = name
         self.namespace = namespace
@@ -257,7 +269,9 @@ class _Destination:
         self._complained = False
         own = self._dimensions = merge_dimensions({}, dimensions)
         self._by_outcome = (
-            {end: merge_dimensions(own, {"Outcome": end}) for end in (SUCCESS, ERROR, CANCELLED)} if outcome else None
+            {end: merge_dimensions(own, {"Outcome": end}) for end in (SUCCESS, ERROR, CANCELLED)}
+            if outcome is True
+            else None
         )
 
     def client(self) -> Recorder:
@@ -283,9 +297,9 @@ class _Destination:
             import logging
 
             logging.getLogger("retainwise_metrics").warning(
-                "recording %r failed with %s: calls go on unmeasured; this is said once per decorator",
-                self.name,
-                type(failure).__name__,
+                "recording %s failed with %s: calls go on unmeasured; this is said once per decorator",
+                _shown(self.name),
+                _class_of(failure),
             )
         except Exception:  # noqa: BLE001, S110  # a broken log handler is no reason to fail the caller either
             pass
@@ -314,18 +328,52 @@ def _no_clock() -> float:
     return 0.0
 
 
+def _class_of(value: object) -> str:
+    from .checks import type_of
+
+    return type_of(value)
+
+
+def named(thing: object) -> str:
+    """
+    Somebody's code for a message to its author, who may have broken its `repr`.
+    """
+    try:
+        return repr(thing)
+    except Exception:  # noqa: BLE001
+        return _shown(thing)
+
+
+def _shown(value: object) -> str:
+    """Any object for a message: nothing personal, nothing long, and never an exception."""
+    from .checks import discreet
+
+    return discreet(value)
+
+
 def _measured(function: _F, begin: Begin, finish: Finish) -> _F:
     """
     Wrap `function` so that `finish(begin(), error)` spans each of its calls.
     """
     target: Any = function
-    if isinstance(target, (classmethod, staticmethod)):
-        return type(target)(_measured(target.__func__, begin, finish))  # type: ignore[return-value]
-    if isinstance(target, type) or not callable(target):
-        message = f"cannot measure the calls of {target!r}: decorate a function, a method or a callable object"
+    if issubclass(type(target), (classmethod, staticmethod)):
+        return type(target)(_measured(target.__func__, begin, finish))  # type: ignore[no-any-return]
+    wrap = None if issubclass(type(target), type) or not callable(target) else wrapper_for(target)
+    if wrap is None:
+        message = f"cannot measure the calls of {named(target)}: decorate a function, a method or a callable object"
         raise TypeError(message)
-    wrapper = _wrapper_for(target)(target, begin, finish)
-    return functools.wraps(target)(wrapper)  # type: ignore[return-value]
+    return functools.wraps(target)(wrap(target, begin, finish))  # type: ignore[return-value]
+
+
+def wrapper_for(function: AnyCallable) -> Callable[[AnyCallable, Begin, Finish], AnyCallable] | None:
+    """
+    Like `_wrapper_for`; None when the object raises while it is looked at: what it is cannot be known, nor kept.
+    """
+    try:
+        functools.update_wrapper(lambda: None, function)
+        return _wrapper_for(function)
+    except Exception:  # noqa: BLE001 - somebody's callable object, such as a proxy without its object
+        return None
 
 
 def _wrapper_for(function: AnyCallable) -> Callable[[AnyCallable, Begin, Finish], AnyCallable]:

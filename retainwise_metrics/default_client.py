@@ -48,7 +48,9 @@ def get_metrics_client() -> CloudWatchMetrics:
         return client
     with _DEFAULT.making:
         if _DEFAULT.client is None:
-            _DEFAULT.client = CloudWatchMetrics()
+            made = CloudWatchMetrics()
+            # A signal handler or finaliser of this very thread may have been here meanwhile, and has recorded: then its client is the one.
+            _DEFAULT.client = _DEFAULT.client or made
         return _DEFAULT.client
 
 

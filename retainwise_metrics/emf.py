@@ -27,6 +27,7 @@ import time as _time
 import weakref as _weakref
 from collections import deque as _deque
 from collections import namedtuple as _namedtuple
+from itertools import islice as _islice
 
 TYPE_CHECKING = False  # type checkers take the name for what it says; importing `typing` would cost more than the rest
 if TYPE_CHECKING:
@@ -227,6 +228,13 @@ def _filled(frame: str, metrics: list[tuple[str, str, int]], room: int) -> Itera
         start = end
 
 
+_type_name: Any = type.__dict__["__name__"].__get__  # `cls.__name__` would ask the metaclass
+
+
+def _type_of(thing: object) -> str:
+    return str(_type_name(type(thing)))[:_NAME_LENGTH]
+
+
 def _refuse(field: str, message: str) -> NoReturn:
     raise FormatError(field, f"{field} {message}")
 
@@ -264,9 +272,10 @@ def _checked_timestamp(milliseconds: object) -> int:
 
 
 def _checked_text(field: str, what: str, text: object, most: int) -> str:
-    if not isinstance(text, str) or not text.strip() or len(text) > most or not (text.isascii() and text.isprintable()):
+    plain = str.__str__(text) if isinstance(text, str) else ""  # the methods of a subclass may say anything
+    if not plain.strip() or len(plain) > most or not (plain.isascii() and plain.isprintable()):
         _refuse(field, f"{what}must be 1 to {most} printable ASCII characters and not blank")
-    return str.__str__(text)
+    return plain
 
 
 def _checked_name(name: object) -> str:
@@ -312,9 +321,11 @@ def _checked_value(value: Any) -> float:
     number: float | None = None
     if type(value) is int or type(value) is float:
         number = value
-    elif not isinstance(value, (str, bytes, bytearray)):
+    elif not issubclass(type(value), (str, bytes, bytearray)):
         try:
-            number = float(value)
+            # Kinds of numpy's types that `float()` takes all the same: complex, text, and times.
+            if getattr(getattr(value, "dtype", None), "kind", "f") not in ("c", "S", "U", "m", "M"):
+                number = float(value)
         except Exception:  # noqa: BLE001  # somebody's __float__ may raise anything
             number = None
     if number is None or not -_MAX_VALUE <= number <= _MAX_VALUE:
@@ -338,9 +349,11 @@ def _never_raises(book: str) -> Callable[[_F], _F]:
             try:
                 return method(self, *args, **kwargs)
             except FormatError as error:
-                reason, message = error.field, str(error)
+                # Anybody may raise one, with anything as its field; the books take text.
+                reason = error.field if type(error.field) is str else "internal"
+                message = str(error) if type(error) is FormatError else "is refused"
             except Exception as error:  # noqa: BLE001  # of a stranger's exception only the type: its text may hold a value
-                reason, message = "internal", f"failed with {type(error).__name__}"
+                reason, message = "internal", f"failed with {_type_of(error)}"
             subject = ascii(args[0]) if args and type(args[0]) is str and len(args[0]) <= _NAME_LENGTH else "..."
             self._complain(book, reason, f"{method.__name__}({subject}): {message}")
             return False
@@ -386,7 +399,7 @@ class MetricsLogger:
         self._margin = margin_seconds
         self._start_empty()
         self._defaults: _State = ({}, {})
-        if default_dimensions:
+        if default_dimensions is not None:
             self._add_defaults(default_dimensions)
         _LOGGERS.add(self)
 
@@ -431,7 +444,8 @@ class MetricsLogger:
         if dimensions is not None:
             keys = self._merged(keys, dimensions)
         _checked_namespace(self._namespace)
-        if _checked_name(name) in keys:
+        name = _checked_name(name)
+        if name in keys:
             _refuse("name", "is also the name of a dimension; rename one of them")
         number, spelling, resolution = (
             _checked_value(value),
@@ -551,7 +565,7 @@ class MetricsLogger:
 
     @_never_raises("adjusted")
     def _add_defaults(self, dimensions: Mapping[str, object]) -> bool:
-        for key, value in dimensions.items():
+        for key, value in _islice(dimensions.items(), _DIMENSIONS + 1):  # it may be endless
             self._add_default(key, value)
         return True
 
@@ -570,14 +584,15 @@ class MetricsLogger:
         _STATES.set(states)
 
     def _merged(self, dimensions: _Texts, more: Mapping[str, object]) -> _Texts:
-        merged = {**dimensions, **{_checked_key(key): self._dimension(value) for key, value in more.items()}}
+        few = _islice(more.items(), _DIMENSIONS + 1)  # one too many is enough to know, and it may be endless
+        merged = {**dimensions, **{_checked_key(key): self._dimension(value) for key, value in few}}
         if len(merged) > _DIMENSIONS:
             _refuse("dimensions", f"are more than {_DIMENSIONS}; leave some out")
         return merged
 
     def _dimension(self, value: object) -> str:
         """A value as CloudWatch takes it; values that differ stay different, unless they differ beyond the longest."""
-        text = str.__str__(value) if isinstance(value, str) else "" if value is None else str(value)
+        text = str.__str__(value if isinstance(value, str) else "" if value is None else str(value))
         kept = text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode()
         kept = kept[:_VALUE_LENGTH]
         if not kept.strip():
@@ -688,8 +703,8 @@ class MetricsLogger:
 
 def _is_async(function: object) -> bool:
     """Whether calling it makes a coroutine; `inspect`, which knows, takes milliseconds to import."""
-    while isinstance(function, _functools.partial):
-        function = function.func
+    while issubclass(type(function), _functools.partial):
+        function = getattr(function, "func")  # noqa: B009  # type checkers do not follow `issubclass`
     for called in (function, getattr(function, "__call__", None)):  # noqa: B004  # the method is wanted
         code = getattr(called, "__code__", None)
         if code is not None:
@@ -762,14 +777,14 @@ def create_metrics_logger(namespace: str, context: object = None, **options: Any
         options: Options of `MetricsLogger`.
     """
     try:
-        function = getattr(context, "function_name", None)
+        function = getattr(context, "function_name", None) or None
     except Exception:  # noqa: BLE001
         function = None
     known = {
-        "ClusterName": _os.environ.get("CLUSTER_NAME"),
-        "FunctionName": function or _os.environ.get("AWS_LAMBDA_FUNCTION_NAME"),
+        "ClusterName": _os.environ.get("CLUSTER_NAME") or None,
+        "FunctionName": (_os.environ.get("AWS_LAMBDA_FUNCTION_NAME") or None) if function is None else function,
     }
-    return MetricsLogger(namespace, {key: value for key, value in known.items() if value}, **options)
+    return MetricsLogger(namespace, {key: value for key, value in known.items() if value is not None}, **options)
 
 
 def lambda_handler(metrics: MetricsLogger | str, *, prefix: str = "Handler") -> Callable[[_F], _F]:

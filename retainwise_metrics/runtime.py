@@ -16,12 +16,13 @@ from __future__ import annotations
 import _thread
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,11 +171,30 @@ class Runtime(Protocol):
         ...
 
 
+def patience(seconds: object) -> float:
+    """
+    A timeout as a plain number that can be added and compared: from 0 (for NaN, too) to some centuries.
+
+    Raises:
+        TypeError: It is no number.
+    """
+    kind = type(seconds)
+    try:
+        if hasattr(kind, "__float__") and not issubclass(kind, (str, bytes, bytearray)):
+            return bounded(float(cast("float", seconds)))
+    except OverflowError:
+        return threading.TIMEOUT_MAX if cast("int", seconds) > 0 else 0.0
+    except Exception:  # noqa: BLE001, S110 - somebody's __float__ may raise anything
+        pass
+    message = "a timeout must be a number of seconds; give 0 not to wait"
+    raise TypeError(message)
+
+
 def bounded(seconds: float) -> float:
     """
     A timeout that the system takes: not negative, and at most some centuries instead of for ever.
     """
-    return min(max(seconds, 0.0), threading.TIMEOUT_MAX)
+    return min(seconds, threading.TIMEOUT_MAX) if seconds > 0.0 else 0.0  # NaN is not more than 0
 
 
 class ThreadWorker:
@@ -256,6 +276,59 @@ class ThreadWorker:
         return not self._ended and self._thread.is_alive()
 
 
+GREENLETS_WAIT_SECONDS = 0.005
+"""How often a greenlet looks whether its question has been answered."""
+
+
+class NativeWorker(ThreadWorker):
+    """
+    The same where gevent has made greenlets out of threads: a real thread all the same.
+
+    A greenlet would belong to the hub of whoever recorded first. If that was one of gevent's own threads, nobody runs it again; if that was
+    a hub, it cannot even be started there. And it would have to wait for every greenlet that does not let go.
+    """
+
+    def __init__(self, job: Job, start: Callable[[Callable[[], None], tuple[()]], int]) -> None:
+        from _queue import SimpleQueue  # gevent has put its own into `queue`
+
+        self._make_queue: Callable[[], queue.SimpleQueue[Any]] = SimpleQueue
+        self._mailbox = deque()
+        self._bell = self._make_queue()
+        self._job = job
+        self._ended = False
+        self._greenlet = 0
+        start(self._run, ())
+
+    def _run(self) -> None:
+        self._greenlet = _thread.get_ident()
+        super()._run()
+
+    def ask(self, question: Question, timeout: float) -> object | None:
+        """
+        Put a question into the mailbox, and let other greenlets run until it is answered.
+        """
+        if self._greenlet == _thread.get_ident():
+            return None
+        question.replies = self._make_queue()
+        self.post(question)
+        if self._ended:
+            self._dismiss()
+        deadline = _monotonic() + timeout
+        while True:
+            try:
+                return question.replies.get_nowait()
+            except queue.Empty:
+                if _monotonic() >= deadline:
+                    return None
+            time.sleep(GREENLETS_WAIT_SECONDS)
+
+    def is_alive(self) -> bool:
+        """
+        Whether messages are being worked on.
+        """
+        return not self._ended
+
+
 def _unfrozen_monotonic() -> Callable[[], float]:
     """
     The clock behind `time.monotonic`: this module may be imported while a tool has put another function in its place.
@@ -265,12 +338,15 @@ def _unfrozen_monotonic() -> Callable[[], float]:
     return time.monotonic
 
 
+_monotonic = _unfrozen_monotonic()
+
+
 class SystemRuntime:
     """
     The real thing: the system's clocks, the system's randomness, real threads.
     """
 
-    _monotonic: Callable[[], float] = staticmethod(_unfrozen_monotonic())
+    _monotonic: Callable[[], float] = staticmethod(_monotonic)
     _sleep: Callable[[float], None] = staticmethod(time.sleep)
 
     def wall(self) -> float:
@@ -294,7 +370,17 @@ class SystemRuntime:
     def start(self, job: Job, name: str) -> Worker:
         """
         Start a daemon thread.
+
+        Raises:
+            RuntimeError: No thread can be started, or uWSGI would not let it run.
         """
+        # There threads start, and then stand still whenever no request is being answered.
+        if not getattr(sys.modules.get("uwsgi"), "has_threads", True):
+            message = "uWSGI runs without --enable-threads"
+            raise RuntimeError(message)
+        monkey = sys.modules.get("gevent.monkey")
+        if monkey is not None and monkey.is_module_patched("threading"):
+            return NativeWorker(job, monkey.get_original("_thread", "start_new_thread"))
         return ThreadWorker(job, name)
 
     def pause(self) -> None:

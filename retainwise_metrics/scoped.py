@@ -7,8 +7,10 @@ of a chain, so recording costs one dictionary union at any depth.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
+from .checks import looks_personal
+from .limits import NAME_LENGTH
 from .service import Recorder, merge_dimensions
 from .units import MetricUnit
 
@@ -101,6 +103,12 @@ class Scopable(Recorder, InstrumentFactory, Protocol):
         ...
 
 
+def _shown(name: object) -> str:
+    """A dimension's name, if it can be one."""
+    plain = type(name) is str and len(name) <= NAME_LENGTH and not looks_personal(name)
+    return cast("str", name) if plain else "?"
+
+
 class ScopedMetrics:
     """
     A client whose records all carry the dimensions of this scope.
@@ -129,8 +137,9 @@ class ScopedMetrics:
 
     def __repr__(self) -> str:
         """The names of the scope's dimensions; the values may be personal data."""
-        names = ", ".join(map(str, self._dimensions)) if isinstance(self._dimensions, dict) else "not a mapping"
-        return f"ScopedMetrics({names})"
+        if type(self._dimensions) is not dict:
+            return "ScopedMetrics(not a mapping)"
+        return f"ScopedMetrics({', '.join(map(_shown, self._dimensions))})"
 
     def scoped(self, dimensions: Mapping[str, object]) -> ScopedMetrics:
         """

@@ -33,6 +33,7 @@ import time
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .checks import discreet, type_of
 from .decorators import (
     CANCELLED,
     ERROR,
@@ -40,8 +41,9 @@ from .decorators import (
     _coroutine_function,
     _frame_of_the_block,
     _function,
-    _wrapper_for,
+    named,
     outcome_of,
+    wrapper_for,
 )
 from .pipeline.reporting import say
 from .service import NullMetrics
@@ -128,8 +130,8 @@ class track_use_case:  # noqa: N801  # reads as a verb, like contextlib.suppress
     def __call__(self, function: _F, /) -> _F:
         """The use case, measured."""
         target: Any = function
-        if isinstance(target, (classmethod, staticmethod)):
-            return type(target)(self(target.__func__))  # type: ignore[return-value]
+        if issubclass(type(target), (classmethod, staticmethod)):
+            return type(target)(self(target.__func__))  # type: ignore[no-any-return]
         return functools.wraps(target)(self._wrapper(target))  # type: ignore[return-value]
 
     def __enter__(self) -> None:
@@ -157,13 +159,13 @@ class track_use_case:  # noqa: N801  # reads as a verb, like contextlib.suppress
             await run.__aexit__(kind, error, traceback)
 
     def _wrapper(self, function: AnyCallable) -> AnyCallable:
-        kind = _wrapper_for(function) if callable(function) and not isinstance(function, type) else None
+        kind = wrapper_for(function) if callable(function) and not issubclass(type(function), type) else None
         if kind is _coroutine_function:
             return self._async_use_case(function)
         if kind is _function:
             return self._use_case(function)
         message = (
-            f"cannot track {function!r}: decorate a function, a coroutine function, a method or a callable object; "
+            f"cannot track {named(function)}: decorate a function, a coroutine function, a method or a callable object; "
             "in a generator put `with track_use_case(...):` around what is one run"
         )
         raise TypeError(message)
@@ -205,7 +207,7 @@ class track_use_case:  # noqa: N801  # reads as a verb, like contextlib.suppress
                 return metrics  # type: ignore[no-any-return]
             return metrics(*args[:1])  # type: ignore[no-any-return]
         except Exception as failure:  # noqa: BLE001  # rule 3
-            self.complain(f"failed with {type(failure).__name__} where its metrics service was looked up")
+            self.complain(f"failed with {type_of(failure)} where its metrics service was looked up")
         return _NO_METRICS
 
     def now(self) -> float:
@@ -215,7 +217,7 @@ class track_use_case:  # noqa: N801  # reads as a verb, like contextlib.suppress
         try:
             return float(self._clock())
         except Exception as failure:  # noqa: BLE001  # rule 3
-            self.complain(f"failed with {type(failure).__name__} at its clock")
+            self.complain(f"failed with {type_of(failure)} at its clock")
             return float("nan")
 
     def take(self, record: Record) -> None:
@@ -258,7 +260,7 @@ class track_use_case:  # noqa: N801  # reads as a verb, like contextlib.suppress
         """
         if not self._complained:
             self._complained = True
-            say(f"recording the use case {self.name!r} {what}; calls go on, and this is said once per tracker")
+            say(f"recording the use case {discreet(self.name)} {what}; calls go on, and this is said once per tracker")
 
     def _first_step(self, record: Record) -> tuple[Coroutine[object, None, object], object]:
         """
@@ -347,7 +349,7 @@ def error_type_of(error: BaseException) -> str:
         1 to 255 printable ASCII characters. Python allows class names that CloudWatch does not; a failure that is not
         counted for its name would make the counts wrong.
     """
-    name = ascii(type(error).__name__)[1:-1]
+    name = ascii(type_of(error))[1:-1]
     return name[:ERROR_TYPE_LENGTH] if name.strip() else "unnamed"
 
 
@@ -360,7 +362,7 @@ class _TookTooLong(Exception):
 def _how(failure: BaseException) -> str:
     if isinstance(failure, _TookTooLong):
         return f"took too long and was given up; the service is not waited for in the next {REST_SECONDS:.0f} s"
-    return f"failed with {type(failure).__name__}"
+    return f"failed with {type_of(failure)}"
 
 
 def _close(coroutine: Coroutine[object, None, object]) -> None:

@@ -8,7 +8,7 @@ Personal data: how it is found in a dimension value, and what is published in it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from retainwise_metrics.exceptions import ConfigurationError
 
@@ -74,9 +74,10 @@ class Pseudonyms:
 
 def _parse_key(key: object) -> tuple[str, str]:
     """Split a key into the prefix of its labels and the secret."""
-    if not isinstance(key, str):
+    if not issubclass(type(key), str):
         message = "pii_key must be a str, such as 'k2:' and a long random secret"
         raise ConfigurationError(message, setting="pii_key")
+    key = str.__str__(cast("str", key))
     key_id, has_id, secret = key.partition(":")
     if not has_id:
         key_id, secret = "bucket", key

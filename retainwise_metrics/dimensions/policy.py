@@ -11,22 +11,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar, cast
 
 from retainwise_metrics import limits
-from retainwise_metrics.dimensions.bucketing import HASHED, UNCHANGED, Resolved
+from retainwise_metrics.dimensions.bucketing import HASHED, UNCHANGED, Resolved, Rule
 from retainwise_metrics.dimensions.defaults import DETECTORS, RULES
-from retainwise_metrics.dimensions.pii import Pseudonyms, Scanner
+from retainwise_metrics.dimensions.pii import Detector, Pseudonyms, Scanner
 from retainwise_metrics.dimensions.text import spelling, text_of
-from retainwise_metrics.exceptions import InvalidMetricError
+from retainwise_metrics.exceptions import ConfigurationError, InvalidMetricError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from retainwise_metrics.dimensions.bucketing import Rule, Treatment
-    from retainwise_metrics.dimensions.pii import Detector
+    from retainwise_metrics.dimensions.bucketing import Treatment
 
 __all__ = ["DimensionPolicy", "Resolved"]
+
+_Part = TypeVar("_Part", Rule, Detector)
 
 REMEMBERED_NAMES: Final = 512
 """Dimension names whose rule is remembered: many times what services use, little memory."""
@@ -57,8 +58,8 @@ class DimensionPolicy:
         Raises:
             ConfigurationError: The key or a pattern is malformed.
         """
-        self._rules = RULES if rules is None else tuple(rules)
-        self._detectors = DETECTORS if detectors is None else tuple(detectors)
+        self._rules = RULES if rules is None else _all_of(rules, Rule, "rules")
+        self._detectors = DETECTORS if detectors is None else _all_of(detectors, Detector, "detectors")
         self._pii_key = pii_key
         if self._detectors is not DETECTORS:
             _compile_all(self._detectors)
@@ -80,7 +81,7 @@ class DimensionPolicy:
         Raises:
             ConfigurationError: A pattern is malformed.
         """
-        added = tuple(detectors)
+        added = _all_of(detectors, Detector, "detectors")
         return DimensionPolicy(
             rules=(*self._rules, *rules),
             detectors=(*self._detectors, *added) if added else self._detectors,
@@ -217,6 +218,24 @@ def _index(rules: tuple[Rule, ...]) -> tuple[dict[str, Treatment], dict[str, Tre
     return exact, endings
 
 
+def _all_of(given: object, kind: type[_Part], setting: str) -> tuple[_Part, ...]:
+    """
+    A tuple of what is given, if all of it is of one kind; it may be endless, so it is read up to the first that is not.
+    """
+    made: list[_Part] = []
+    try:
+        for each in cast("Iterable[_Part]", given):
+            if not issubclass(type(each), kind):
+                break
+            made.append(each)
+        else:
+            return tuple(made)
+    except Exception:  # noqa: BLE001, S110 - user code
+        pass
+    message = f"{setting} must be a list of {kind.__name__} objects; see docs/dimensions.md"
+    raise ConfigurationError(message, setting=setting)
+
+
 def _compile_all(detectors: Iterable[Detector]) -> None:
     for detector in detectors:
         detector.compile()
@@ -273,7 +292,7 @@ def _applied(treatment: Callable[[str], str | Resolved], name: str, text: str) -
         if not isinstance(made, Resolved):
             return Resolved(str.__str__(made), private=made != text)
         if isinstance(made.value, str):
-            return made
+            return Resolved(str.__str__(made.value), private=made.private is not False)
     except Exception:  # noqa: BLE001, S110 - user code: what it raises may show the value
         pass
     message = f"the rule for dimension {name!r} failed or did not return text; correct the rule"

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+from retainwise_metrics.checks import type_of
 from retainwise_metrics.runtime import Question
 from retainwise_metrics.sinks.base import SinkError, SinkUnavailable
 from retainwise_metrics.stats import BreakerState, DropReason, FlushResult
@@ -291,19 +292,19 @@ class Flusher:
             return
         error: SinkError | None = SinkUnavailable("the call was interrupted", maybe_delivered=True)
         try:
-            error = self.call(batch, divert=divert)
+            error = self.call(lambda: batch, divert=divert)
         finally:
             with self.deciding:
                 self._delivery.settle(error, self._runtime.monotonic())
                 self.counts = self._delivery.counts()
         self._runtime.pause()
 
-    def call(self, batch: Batch, *, divert: bool = False) -> SinkError | None:
+    def call(self, make: Callable[[], Batch], *, divert: bool = False) -> SinkError | None:
         """
         Send one batch; any thread.
 
         Args:
-            batch: What to send.
+            make: Makes what to send; it may ask the sink how large it will be, which is somebody's code as well.
             divert: To the second sink.
 
         Returns:
@@ -311,6 +312,7 @@ class Flusher:
         """
         began = self._runtime.monotonic()
         try:
+            batch = make()
             if divert and self._divert is not None:
                 self._divert(batch)
             else:
@@ -319,7 +321,7 @@ class Flusher:
             return error
         except Exception as error:  # noqa: BLE001 - a sink is somebody's code; whatever it raises, the batch did not arrive for sure
             self._reporter.failure("sink", "the metrics sink raised an unexpected error; the batch is kept")
-            message = f"unexpected {type(error).__name__} in {type(self._sink).__name__}"
+            message = f"unexpected {type_of(error)} in {type_of(self._sink)}"
             return SinkUnavailable(message, maybe_delivered=True)
         finally:
             self.latencies.append(self._runtime.monotonic() - began)

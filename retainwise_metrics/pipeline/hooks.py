@@ -101,6 +101,10 @@ def _checked(series: object) -> Series:
             ):
                 message = f"before_send must return dimensions of 1 to {most} printable ASCII characters"
                 raise InvalidMetricError(message, field="dimensions")
+    names = [name for name, _ in series.dimensions]
+    if len(set(names)) < len(names) or any(name.startswith(":") for name in names):
+        message = "before_send must return dimensions with different names, none of which starts with ':'"
+        raise InvalidMetricError(message, field="dimensions")
     return Series(
         checks.checked_namespace(series.namespace),
         checks.checked_name(series.name),

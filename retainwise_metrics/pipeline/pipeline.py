@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from retainwise_metrics.dimensions.cardinality import CardinalityGuard
-from retainwise_metrics.runtime import bounded
+from retainwise_metrics.runtime import bounded, patience
 from retainwise_metrics.sinks.base import SinkUnavailable
 from retainwise_metrics.stats import BreakerState, ClientStats, DropReason, FlushResult, Health
 
@@ -125,7 +125,8 @@ class Pipeline:
         self._collect = collect
         self._starts = starts
         self.reporter = Reporter(runtime.monotonic)
-        self._hooks = Hooks(before_send, on_drop, self.reporter) if before_send or on_drop else None
+        hooked = before_send is not None or on_drop is not None
+        self._hooks = Hooks(before_send, on_drop, self.reporter) if hooked else None
         self._spool = self._make_spool()
         self.intake = Intake(
             runtime.wall,
@@ -266,6 +267,7 @@ class Pipeline:
         """
         Deliver everything recorded so far, waiting at most `timeout` seconds.
         """
+        timeout = patience(timeout)
         worker = self._worker
         if worker is None or not worker.is_alive():
             if self.stopped or not (self._holds_in_memory() or self._flusher.counts.spooled):
@@ -277,6 +279,7 @@ class Pipeline:
         """
         Refuse new records, deliver what can be delivered in `timeout` seconds, and end the background work.
         """
+        timeout = patience(timeout)
         worker, self.stopped = self._worker, True
         if worker is None or not worker.is_alive():
             self.intake.closed = True
@@ -356,8 +359,7 @@ class Pipeline:
                 self._book(withheld, dropped=DropReason.WITHHELD)
         if not chosen:
             return False
-        batch = rebatch(self._sink, chosen)
-        measurements = batch.measurements
+        measurements = sum(datum.measurements for datum in chosen)
         with flusher.deciding:
             self._sync_received += measurements
             divert = self._delivery.diverts(self._runtime.monotonic())
@@ -367,7 +369,7 @@ class Pipeline:
                 return False
         error: SinkError | None = SinkUnavailable("the call was interrupted")
         try:
-            error = flusher.call(batch, divert=divert)
+            error = flusher.call(partial(rebatch, self._sink, chosen), divert=divert)
         finally:
             # Whatever happens, the breaker has to learn what became of a call that it permitted.
             with flusher.deciding:
