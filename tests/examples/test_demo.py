@@ -108,7 +108,7 @@ def test_everything_recorded_is_read_back(start: type[Demo], tmp_path: Path, ala
     assert re.search(r"^ *UploadSuccess .* equal\*? *$", demo.printed, re.MULTILINE)
     assert re.search(r"^ *UserId=\(hashed\).* equal *$", demo.printed, re.MULTILINE)
     assert "DIFFERS" not in demo.printed
-    assert f"All {21 if alarms else 18} checks passed" in demo.printed
+    assert f"All {22 if alarms else 19} checks passed" in demo.printed
     assert len(demo.pids) == 3
     assert gone(demo.pids, within=0.1)
     left = {path.name for path in tmp_path.glob("*/*.json")}
