@@ -199,6 +199,8 @@ def watch(http_session: Any) -> None:
     monotonic = SystemRuntime().monotonic
 
     class Response(HTTPResponse):
+        """One that ends."""
+
         def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
             super().__init__(sock, *args, **options)
             self.fp = BufferedReader(_Limited(self.fp.detach(), sock, monotonic))

@@ -258,7 +258,10 @@ class Segment:
             if record.kind == DATA:
                 self.pending += record.measurements
                 continue
-            place = PLACE.unpack_from(record.payload)[0] if len(record.payload) >= PLACE.size else -1
+            if len(record.payload) < PLACE.size:
+                self.damaged += 1
+                continue
+            (place,) = PLACE.unpack_from(record.payload)
             if record.kind == SETTLED:
                 self._learn_settled(record, place)
             elif record.kind == BEGUN:

@@ -204,6 +204,11 @@ class Spool:
             return False
         segment, place = stored
         self._note_loaded(segment, place, enumerate(datums))
+        if self._settings.at_most_once:
+            try:
+                segment.begin(place)
+            except OSError as error:
+                self._failed("what is being sent may be sent again by a later process", error)
         return True
 
     def _store(self, datums: tuple[Datum, ...]) -> tuple[Segment, int] | None:
@@ -226,6 +231,7 @@ class Spool:
         folder.serial += 1
         segment = Segment(folder.path / f"{folder.serial:08}.seg", new=True)
         folder.segments.append(segment)
+        _sync_folder(folder.path)
         return segment
 
     def _own_folder(self) -> _Folder:
@@ -526,6 +532,17 @@ class Spool:
     def _damage(self, words: str) -> None:
         self.errors += 1
         self._warn("spool-damaged", f"the spool is damaged: {words}")
+
+
+def _sync_folder(path: Path) -> None:
+    """
+    Wait until the disk knows which files a folder has.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def this_host() -> str:

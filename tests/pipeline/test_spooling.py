@@ -349,6 +349,32 @@ def test_the_second_sink_comes_before_the_disk(sink: InMemorySink, runtime: Manu
     assert second.values(NAMESPACE, "M") == dict.fromkeys(range(20), 1)
 
 
+@pytest.mark.parametrize("delivery", ["at-least-once", "at-most-once"])
+def test_killed_after_a_stop_while_a_call_hangs(folder: Path, delivery: str) -> None:
+    """Nobody knows what became of the call: an heir sends it again, or gives it up as in doubt."""
+    entered, answer = threading.Event(), threading.Event()
+
+    def hang(_: Batch) -> None:
+        entered.set()
+        assert answer.wait(PATIENCE_SECONDS)
+
+    settings = {"spool_dir": str(folder), "delivery": delivery}
+    client = CloudWatchMetrics(MetricsConfig(flush_interval_seconds=0.1, **settings), sink=InMemorySink(hang))
+    client.put_metric("M", 1)
+    assert entered.wait(PATIENCE_SECONDS)
+    client.put_metric("M", 2)
+    client.stop(0.1)
+    client._pipeline._spool.after_fork()  # type: ignore[union-attr]  # the process is killed
+    sink = InMemorySink()
+    with CloudWatchMetrics(MetricsConfig(**settings), sink=sink) as heir:
+        assert heir.flush(PATIENCE_SECONDS)
+        assert heir.stats().adopted == 2
+    in_doubt = {DropReason.IN_DOUBT: 1} if delivery == "at-most-once" else {}
+    assert heir.stats().dropped == in_doubt
+    assert sink.values(NAMESPACE, "M") == ({2: 1} if in_doubt else {1: 1, 2: 1})
+    answer.set()
+
+
 @pytest.mark.parametrize("arrives", [True, False])
 def test_a_stop_while_a_call_hangs_brings_everything_to_disk(folder: Path, arrives: bool) -> None:
     """Also what is being sent: an heir has it, unless the call succeeds after all while the process lives."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from retainwise_metrics import limits
 from retainwise_metrics.datum import Datum, Series
-from retainwise_metrics.sinks._segments import Damaged, Segment, decode, encode
+from retainwise_metrics.sinks._segments import SETTLED, Damaged, Segment, decode, encode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,6 +154,17 @@ def test_a_record_that_nobody_of_us_has_written_is_damaged(content: bytes) -> No
     """Whatever is in a file with a right checksum, nothing that CloudWatch would refuse gets out, and no other error."""
     with pytest.raises(Damaged):
         decode(content, 2)
+
+
+def test_a_note_that_names_nothing_is_damage(tmp_path: Path) -> None:
+    """Its checksum is right, and it is shorter than any of ours."""
+    segment = Segment(tmp_path / "s", new=True)
+    segment.append(batch_of(1))
+    segment._write(SETTLED, 2, b"x")
+    segment.append(batch_of(2))
+    again = Segment(tmp_path / "s", new=False)
+    assert (again.damaged, again.pending) == (1, 4)
+    assert rest_of(tmp_path / "s") == [batch_of(1), batch_of(2)]
 
 
 def test_calls_that_were_begun_and_not_withdrawn_are_known(tmp_path: Path) -> None:
