@@ -182,7 +182,6 @@ def test_a_pool_of_processes_delivers_all_it_counted(worker: Worker, cloudwatch:
     assert found("CeleryTaskRevoked", ErrorType="Expired") == diary["ship revoked"]
     # The killed process could not deliver that its task had begun; every other run has its end.
     assert found("CeleryTaskStarted") == 40 + 40 + 30 + 10
-    assert found("CeleryTasksInFlight") == 0
     assert found("WorkerHeartbeat") >= 1
 
 
