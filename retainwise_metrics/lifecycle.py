@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from .pipeline.reporting import say
 from .runtime import IMPORTS, SystemRuntime
 
 if TYPE_CHECKING:
@@ -121,6 +122,18 @@ class Lifecycle:
             client._pipeline.begin_stop(budget)  # noqa: SLF001 - nobody else has to stop several clients at once
         for client in clients:
             client.stop(max(deadline - self._monotonic(), 0.0))
+            self._say_what_is_lost(client)
+
+    def _say_what_is_lost(self, client: CloudWatchMetrics) -> None:
+        """
+        A thread that hangs in a call, or is importing boto3, says nothing any more.
+        """
+        stats = client.stats()
+        if stats.pending > stats.spooled and (client.config.spool_dir is None or stats.spool_errors):
+            lost, seconds = stats.pending - stats.spooled, client.config.shutdown_timeout_seconds
+            say(
+                f"metrics lost at shutdown: {lost} measurements could not be delivered within {seconds:g} s; {stats.last_error}"
+            )
 
     def flush_on_sigterm(self) -> bool:
         """

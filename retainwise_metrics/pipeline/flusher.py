@@ -278,6 +278,7 @@ class Flusher:
         if self._spooling is None:
             self._call_with_next()
             return
+        self._spooling.settle()  # what was raised in this thread may have come between a call and its note
         self._spooling.refill()
         self._call_with_next()
         self._spooling.settle()

@@ -288,8 +288,27 @@ class Pipeline:
             worker = self._ensure_worker(timeout)
         result = self._ask(worker, Stop(self._runtime.monotonic() + timeout), timeout)
         if result.pending and worker is not None and worker.is_alive():
-            self._flusher.rescue(RESCUE_SECONDS)
+            self._rescue()
         return result
+
+    def _rescue(self) -> None:
+        """
+        On a thread of its own: the disk may hang, a sink may raise, and whoever stops may be a signal handler whose thread has a lock.
+        """
+
+        def rescue() -> None:
+            try:
+                self._flusher.rescue(RESCUE_SECONDS)
+            except BaseException:  # noqa: BLE001 - nobody is there to catch it
+                self.reporter.failure("rescue", "bringing values to disk failed while the client was being stopped")
+
+        thread = threading.Thread(target=rescue, name=f"{THREAD_NAME}-rescue", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, or has no threads
+            rescue()
+            return
+        thread.join(RESCUE_SECONDS)
 
     def _holds_in_memory(self) -> bool:
         counts = self._flusher.counts

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .delivery import Delivery, DeliveryCounts
 
 
+NOTHING_SECONDS = 1.0
+"""How long to wait for the disk when it holds something and gives nothing."""
+
+
 class Spooling:
     """
     Moves batches between a delivery and a spool.
@@ -73,9 +77,12 @@ class Spooling:
     def _unload_one(self, *, at_once: bool) -> bool:
         with self._deciding:
             datums = self._delivery.unload(self._runtime.monotonic(), at_once=at_once)
-        kept = bool(datums) and self._spool.keep(datums)
-        if datums:
-            self._book(lambda: self._delivery.unloaded(kept=kept))
+        kept = False
+        try:
+            kept = bool(datums) and self._spool.keep(datums)
+        finally:
+            if datums:  # whatever was raised, they have to be somewhere
+                self._book(lambda: self._delivery.unloaded(kept=kept))
         return kept
 
     def refill(self) -> None:
@@ -86,8 +93,10 @@ class Spooling:
             with self._deciding:
                 wanted = self._delivery.wants_more(self._runtime.monotonic())
             if wanted:
+                self._spool.put_back_all()
                 datums = self._spool.load()
-                load_at = self._runtime.monotonic() + self._spool.seconds_until_readable()
+                # Never at once: what the disk says it holds and does not give must not keep the flusher busy.
+                load_at = self._runtime.monotonic() + max(self._spool.seconds_until_readable(), NOTHING_SECONDS)
                 self._book(lambda: self._delivery.load(datums, load_at))
 
     def settle(self) -> None:
@@ -96,9 +105,10 @@ class Spooling:
         """
         with self._turn:
             with self._deciding:
-                finished: list[Datum] = self._delivery.finished or []
-                self._delivery.finished = []
+                finished: list[Datum] = list(self._delivery.finished or [])
             self._spool.settled(finished)
+            with self._deciding:
+                del (self._delivery.finished or [])[: len(finished)]
             self._book()
 
     def rescue(self, patience_seconds: float) -> None:
@@ -108,6 +118,7 @@ class Spooling:
         Args:
             patience_seconds: How long to wait for the disk, should it be stuck too.
         """
+        until = self._runtime.monotonic() + patience_seconds
         if not self._turn.acquire(timeout=patience_seconds):
             return
         try:
@@ -115,7 +126,7 @@ class Spooling:
                 sending = self._delivery.being_sent()
             if sending:
                 self._spool.keep_too(sending)
-            while self._unload_one(at_once=True):
+            while self._runtime.monotonic() < until and self._unload_one(at_once=True):
                 pass
             self._spool.sync()
             self._book()

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 MAGIC = b"RWS1"
 DATA, SETTLED, BEGUN, WITHDRAWN = range(4)
-HEAD = Struct(">BIQ")
-"""Kind, length, measurements."""
+HEAD = Struct(">BIQQ")
+"""Kind, length, measurements in two halves: counts may be as large as 2**53 each."""
 CHECKSUM = Struct(">I")
 PLACE = Struct(">Q")
 PAYLOAD_AT = len(MAGIC) + HEAD.size + CHECKSUM.size
@@ -141,6 +141,8 @@ class Segment:
         flags = os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
         self._file = os.open(path, flags | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
         self.size = 0
+        self.made = 0.0
+        """When its writer has made it, epoch seconds."""
         self.pending = 0
         """Measurements that are still to be delivered, those loaded just now included."""
         self.newest = 0
@@ -163,15 +165,27 @@ class Segment:
 
     # ---- writing ----
 
-    def append(self, datums: Sequence[Datum]) -> int:
+    def append(self, datums: Sequence[Datum], *, begun: bool = False) -> int:
         """
         Add a batch; returns its place.
+
+        Args:
+            datums: The batch, of one namespace.
+            begun: Whether a call with it is under way; noted before it, so that there is no moment at which it seems not to be.
 
         Raises:
             OSError: It could not be written; the file is as before.
         """
         measurements = sum(datum.measurements for datum in datums)
-        place = self._write(DATA, measurements, encode(datums))
+        payload, before = encode(datums), self.size
+        if begun:
+            self.begin(before + PAYLOAD_AT + PLACE.size)
+        try:
+            place = self._write(DATA, measurements, payload)
+        except OSError:
+            self.begun.discard(before + PAYLOAD_AT + PLACE.size)
+            self._cut(before)
+            raise
         self.pending += measurements
         starts = [datum.timestamp for datum in datums]
         self.newest, self.oldest = max(self.newest, *starts), min(self.oldest, *starts)
@@ -212,18 +226,22 @@ class Segment:
         getattr(os, "fdatasync", os.fsync)(self._file)
 
     def _write(self, kind: int, measurements: int, payload: bytes) -> int:
-        head = HEAD.pack(kind, len(payload), measurements)
+        head = HEAD.pack(kind, len(payload), *divmod(measurements, 2**64))
         record = MAGIC + head + CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(head))) + payload
         place, done = self.size, 0
         try:
             while done < len(record):
                 done += os.pwrite(self._file, record[done:], place + done)
         except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._file, place)
+            self._cut(place)
             raise
         self.size = place + len(record)
         return place
+
+    def _cut(self, size: int) -> None:
+        self.size = size
+        with suppress(OSError):
+            os.ftruncate(self._file, size)
 
     # ---- reading ----
 
@@ -251,12 +269,13 @@ class Segment:
 
     def _learn(self) -> None:
         self.size = os.fstat(self._file).st_size
+        left: dict[int, int] = {}
         for record in self._records(0):
             if record is None:
                 self.damaged += 1
                 continue
             if record.kind == DATA:
-                self.pending += record.measurements
+                left[record.place] = record.measurements
                 continue
             if len(record.payload) < PLACE.size:
                 self.damaged += 1
@@ -264,14 +283,17 @@ class Segment:
             (place,) = PLACE.unpack_from(record.payload)
             if record.kind == SETTLED:
                 self._learn_settled(record, place)
+                # Of a record that is damaged nothing is left, whatever is noted about it.
+                if place in left:
+                    left[place] = 0 if self._settled.get(place, set()) is None else left[place] - record.measurements
             elif record.kind == BEGUN:
                 self.begun.add(place)
             else:
                 self.begun.discard(place)
+        self.pending = sum(left.values())
         self.newest = self.oldest = int(os.fstat(self._file).st_mtime)
 
     def _learn_settled(self, record: Record, place: int) -> None:
-        self.pending -= record.measurements
         indexes = unpack_from(f">{(len(record.payload) - PLACE.size) // 2}H", record.payload, PLACE.size)
         if not indexes:
             self._settled[place] = None
@@ -292,14 +314,14 @@ class Segment:
         head = os.pread(self._file, PAYLOAD_AT, place)
         if len(head) < PAYLOAD_AT or not head.startswith(MAGIC):
             return None
-        kind, length, measurements = HEAD.unpack_from(head, len(MAGIC))
+        kind, length, high, low = HEAD.unpack_from(head, len(MAGIC))
         if length > LARGEST_PAYLOAD:
             return None
         payload = os.pread(self._file, length, place + PAYLOAD_AT)
         (checksum,) = CHECKSUM.unpack_from(head, len(MAGIC) + HEAD.size)
         if checksum != zlib.crc32(payload, zlib.crc32(head[len(MAGIC) : len(MAGIC) + HEAD.size])):
             return None
-        return Record(place, place + PAYLOAD_AT + length, kind, measurements, payload)
+        return Record(place, place + PAYLOAD_AT + length, kind, (high << 64) + low, payload)
 
     def _find_next(self, place: int) -> int:
         while place < self.size:

@@ -44,6 +44,9 @@ FOREIGN_SECONDS = 900.0
 TEND_SECONDS = 60.0
 """How often folders that were left behind are looked for, and a disk that failed is tried again."""
 
+MOST_FOLDERS = 8
+"""Folders owned at a time: each costs a descriptor, and one more per file (17 when it is full)."""
+
 FOLDER = re.compile(r"([0-9a-f]{8})-([0-9a-f]{8})-\d+-[0-9a-f]{8}", re.ASCII)
 SEGMENT = re.compile(r"\d{8}\.seg", re.ASCII)
 
@@ -116,6 +119,7 @@ class _Loaded(NamedTuple):
     segment: Segment
     place: int
     position: int
+    of: int
     datum: Datum
 
 
@@ -154,7 +158,7 @@ class Spool:
         self._mine: _Folder | None = None
         self._folders: list[_Folder] = []
         self._loaded: dict[int, _Loaded] = {}
-        self._tend_at = self._retry_at = float("-inf")
+        self._tend_at = self._retry_at = self._read_at = float("-inf")
         self.held = 0
         """Measurements on disk that are not loaded."""
         self.losses: dict[DropReason, int] = {}
@@ -199,24 +203,19 @@ class Spool:
         """
         if id(datums[0]) in self._loaded:
             return True
-        stored = self._store(datums)
+        stored = self._store(datums, begun=self._settings.at_most_once)
         if stored is None:
             return False
         segment, place = stored
-        self._note_loaded(segment, place, enumerate(datums))
-        if self._settings.at_most_once:
-            try:
-                segment.begin(place)
-            except OSError as error:
-                self._failed("what is being sent may be sent again by a later process", error)
+        self._note_loaded(segment, place, enumerate(datums), len(datums))
         return True
 
-    def _store(self, datums: tuple[Datum, ...]) -> tuple[Segment, int] | None:
+    def _store(self, datums: tuple[Datum, ...], *, begun: bool = False) -> tuple[Segment, int] | None:
         if self._monotonic() < self._retry_at:
             return None
         try:
             segment = self._writable()
-            place = segment.append(datums)
+            place = segment.append(datums, begun=begun)
         except OSError as error:
             self._failed("values stay in memory", error)
             return None
@@ -226,10 +225,14 @@ class Spool:
     def _writable(self) -> Segment:
         folder = self._own_folder()
         last = folder.segments[-1] if folder.segments else None
-        if last is not None and last.size < self._segment_bytes:
+        made_after = self._wall() - self._settings.max_age_seconds / SEGMENTS
+        if last is not None and last.size < self._segment_bytes and last.made > made_after:
             return last
+        if last is not None:
+            last.sync()
         folder.serial += 1
         segment = Segment(folder.path / f"{folder.serial:08}.seg", new=True)
+        segment.made = self._wall()
         folder.segments.append(segment)
         _sync_folder(folder.path)
         return segment
@@ -294,8 +297,9 @@ class Spool:
                 try:
                     datums = self._load_from(segment)
                 except OSError as error:
-                    self._failed("what is on it waits", error)
-                    return ()
+                    self._read_at = self._monotonic() + TEND_SECONDS
+                    self._complain("what is on it waits", error)
+                    continue  # one file that cannot be read must not hold up the others
                 if datums:
                     self.held -= sum(datum.measurements for datum in datums)
                     return datums
@@ -306,20 +310,31 @@ class Spool:
                     self._give_up(folder, segment, DropReason.SPOOL_DAMAGED)
         return ()
 
+    def put_back_all(self) -> None:
+        """
+        Nothing is in memory: what counts as loaded all the same was lost on the way, when something was raised in between.
+        """
+        if self._loaded:
+            self._put_back(tuple(each.datum for each in self._loaded.values()))
+            self.held = sum(segment.pending for folder in self._folders for segment in folder.segments)
+
     def seconds_until_readable(self) -> float:
         """
         How long to wait before `load` is worth another try, after the disk has failed.
         """
-        return max(self._retry_at - self._monotonic(), 0.0)
+        return max(self._retry_at - self._monotonic(), self._read_at - self._monotonic(), 0.0)
 
     def _load_from(self, segment: Segment) -> tuple[Datum, ...]:
         while (record := segment.next()) is not None:
-            if any(each.segment is segment and each.place == record.place for each in self._loaded.values()):
+            if self._is_loaded(segment, record.place):
                 continue
             try:
                 datums = decode(record.payload, record.measurements)
             except Damaged:
                 continue  # counted when the end of the file is reached
+            except BaseException:
+                segment.cursor = record.place
+                raise
             done = segment.settled_of(record.place)
             left = [(index, datum) for index, datum in enumerate(datums) if index not in done]
             if self._settings.at_most_once and record.place in segment.begun:
@@ -327,7 +342,7 @@ class Spool:
                 continue
             if self._settings.at_most_once:
                 self._begin(segment, record.place)
-            self._note_loaded(segment, record.place, left)
+            self._note_loaded(segment, record.place, left, len(datums))
             return tuple(datum for _, datum in left)
         return ()
 
@@ -338,9 +353,9 @@ class Spool:
             segment.cursor = place
             raise
 
-    def _note_loaded(self, segment: Segment, place: int, datums: object) -> None:
+    def _note_loaded(self, segment: Segment, place: int, datums: object, of: int) -> None:
         for index, datum in datums:  # type: ignore[attr-defined]  # pairs of an index and a datum
-            self._loaded[id(datum)] = _Loaded(segment, place, index, datum)
+            self._loaded[id(datum)] = _Loaded(segment, place, index, of, datum)
 
     def _doubt(self, segment: Segment, place: int, left: Sequence[tuple[int, Datum]]) -> None:
         """
@@ -353,14 +368,24 @@ class Spool:
 
     def _put_back(self, datums: tuple[Datum, ...]) -> None:
         for datum in datums:
-            segment, place, _, _ = self._loaded.pop(id(datum))
-            segment.cursor = min(segment.cursor, place)
+            loaded = self._loaded.pop(id(datum))
+            loaded.segment.cursor = min(loaded.segment.cursor, loaded.place)
             self.held += datum.measurements
-            if place in segment.begun:
-                try:
-                    segment.withdraw(place)
-                except OSError as error:
-                    self._failed("a call that was not made may count as made", error)
+            self._withdraw_if_unused(loaded.segment, loaded.place)
+
+    def _withdraw_if_unused(self, segment: Segment, place: int) -> None:
+        """
+        No call with a record is under way any more, unless another part of it is still in memory: that one may be on the wire.
+        """
+        if place not in segment.begun or self._is_loaded(segment, place):
+            return
+        try:
+            segment.withdraw(place)
+        except OSError as error:
+            self._failed("a call that was not made may count as made", error)
+
+    def _is_loaded(self, segment: Segment, place: int) -> bool:
+        return any(each.segment is segment and each.place == place for each in self._loaded.values())
 
     def settled(self, datums: Sequence[Datum]) -> None:
         """
@@ -374,8 +399,12 @@ class Spool:
         for done in records.values():
             segment, place = done[0].segment, done[0].place
             measurements = sum(each.datum.measurements for each in done)
-            whole = not any(each.segment is segment and each.place == place for each in self._loaded.values())
-            self._note_settled(segment, place, {each.position for each in done}, measurements, whole=whole)
+            positions = {each.position for each in done}
+            # Not: what is left of it in memory. A part of it may have been put back.
+            whole = len(segment.settled_of(place) | positions) == done[0].of
+            self._note_settled(segment, place, positions, measurements, whole=whole)
+            if not whole:
+                self._withdraw_if_unused(segment, place)
             for folder in [folder for folder in self._folders if segment in folder.segments]:
                 self._forget_if_done(folder, segment)
 
@@ -394,6 +423,7 @@ class Spool:
         if not folder.segments and folder is not self._mine:
             folder.remove()
             self._folders.remove(folder)
+            self._tend_at = float("-inf")  # there is room for another one
 
     # ---- now and then ----
 
@@ -416,6 +446,10 @@ class Spool:
                 self._give_up(folder, segment, DropReason.TOO_OLD)
 
     def _say_alive(self) -> None:
+        for folder in self._folders:
+            if folder is not self._mine:
+                with suppress(OSError):
+                    folder.touch()
         if self._mine is None:
             return
         try:
@@ -435,8 +469,15 @@ class Spool:
             return  # nobody has left anything; whoever wants to keep something says what is wrong
         for name in found:
             match = FOLDER.fullmatch(name)
+            if len(self._folders) >= MOST_FOLDERS:
+                return  # each costs descriptors, which are the application's; the next one when one of these is empty
             if match is not None and match[1] == self._destination and self.directory / name not in known:
-                self._adopt(self.directory / name, same_host=match[2] == self._host)
+                try:
+                    self._adopt(self.directory / name, same_host=match[2] == self._host)
+                except FileNotFoundError:
+                    continue  # another heir was faster
+                except OSError as error:
+                    self._complain(f"{self.directory / name} is left alone", error)
 
     def _adopt(self, path: Path, *, same_host: bool) -> None:
         if hasattr(os, "geteuid") and path.stat().st_uid != os.geteuid():
@@ -452,27 +493,29 @@ class Spool:
             self._remove_if_old(path)
             return
         folder = _Folder(path, lock)
-        for file in sorted(path.iterdir()):
-            if SEGMENT.fullmatch(file.name):
-                self._take_over(folder, file)
+        try:
+            names = sorted(file for file in path.iterdir() if SEGMENT.fullmatch(file.name))
+            folder.segments = [Segment(file, new=False) for file in names]
+        except BaseException:
+            folder.close()  # with its lock where it is: whoever tries again, or somebody else, finds all of it
+            raise
+        for segment in list(folder.segments):
+            self._take_over(folder, segment)
         if folder.segments:
             # In front: what others have left is older than what this process keeps.
             self._folders.insert(0, folder)
         else:
             folder.remove()
 
-    def _take_over(self, folder: _Folder, path: Path) -> None:
-        try:
-            segment = Segment(path, new=False)
-        except OSError as error:
-            self._failed(f"{path} is left alone", error)
-            return
+    def _take_over(self, folder: _Folder, segment: Segment) -> None:
         if segment.damaged:
-            self._damage(f"{path} is damaged or was cut off in {segment.damaged} places; the rest of it is delivered")
+            self._damage(
+                f"{segment.path} is damaged or was cut off in {segment.damaged} places; the rest of it is delivered"
+            )
         if segment.pending <= 0:
             segment.remove()
+            folder.segments.remove(segment)
             return
-        folder.segments.append(segment)
         self.adopted += segment.pending
         self.held += segment.pending
 
@@ -523,8 +566,11 @@ class Spool:
     # ---- what is said ----
 
     def _failed(self, consequence: str, error: OSError) -> None:
-        self.errors += 1
         self._retry_at = self._monotonic() + TEND_SECONDS
+        self._complain(consequence, error)
+
+    def _complain(self, consequence: str, error: OSError) -> None:
+        self.errors += 1
         self._warn(
             "spool", f"the spool {self.directory} failed ({type(error).__name__}: {error.strerror}); {consequence}"
         )

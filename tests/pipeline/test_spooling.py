@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from time import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from retainwise_metrics.datum import Batch
+    from retainwise_metrics.datum import Batch, Datum
 
     Make = Callable[..., CloudWatchMetrics]
 
@@ -419,3 +421,127 @@ def test_a_forked_child_leaves_the_parents_files_alone(make: Make, sink: InMemor
     client.after_fork()
     assert client.stats().recorded == client.stats().spooled == 0
     assert list(parent.glob("*.seg"))
+
+
+@pytest.mark.parametrize("end", ["accepted", "killed"])
+@pytest.mark.parametrize("delivery", ["at-least-once", "at-most-once"])
+def test_a_stop_while_half_of_a_record_is_being_sent(folder: Path, delivery: str, end: str) -> None:
+    """A batch from disk was halved, and its first half hangs: that half is in doubt or sent again, the other half is delivered."""
+    settings = {"spool_dir": str(folder), "delivery": delivery}
+    first = CloudWatchMetrics(MetricsConfig(**settings), sink=InMemorySink(unavailable), runtime=ManualRuntime(time()))
+    for index in range(10):
+        first.put_metric(f"M{index}", index)
+    first.stop(1.0)
+    first._pipeline._spool.after_fork()  # type: ignore[union-attr]
+    entered, answer = threading.Event(), threading.Event()
+    arrived: list[str] = []
+
+    def hang(batch: Batch) -> None:
+        if len(batch.datums) > 5:
+            message = "413"
+            raise SinkTooLarge(message)
+        arrived.extend(datum.series.name for datum in batch.datums)
+        entered.set()
+        assert answer.wait(PATIENCE_SECONDS)
+
+    second = CloudWatchMetrics(MetricsConfig(flush_interval_seconds=0.1, **settings), sink=InMemorySink(hang))
+    second.start()
+    assert entered.wait(PATIENCE_SECONDS)
+    second.stop(0.1)
+    if end == "accepted":
+        answer.set()
+        wait_until(lambda: not second.stats().running)
+        assert_balanced(second)
+        assert second.stats().dropped == {}
+    before = sorted(arrived)
+    second._pipeline._spool.after_fork()  # type: ignore[union-attr]
+    sink = InMemorySink()
+    with CloudWatchMetrics(MetricsConfig(**settings), sink=sink) as heir:
+        assert heir.flush(PATIENCE_SECONDS)
+    after = sorted(datum.series.name for datum in sink.datums)
+    answer.set()
+    everything = {f"M{index}" for index in range(10)}
+    if delivery == "at-most-once":
+        assert not set(before) & set(after)
+        lost = heir.stats().dropped.get(DropReason.IN_DOUBT, 0)
+        assert len(before) + len(after) + lost >= 10 >= len(set(before) | set(after))
+        assert end == "killed" or set(before) | set(after) == everything
+    else:
+        assert set(before) | set(after) == everything
+        assert end == "killed" or len(before) + len(after) == 10
+
+
+def test_a_disk_that_hangs_does_not_hold_whoever_stops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call hangs, and then the disk does, too."""
+    entered, answer = threading.Event(), threading.Event()
+
+    def hang(_: Batch) -> None:
+        entered.set()
+        assert answer.wait(PATIENCE_SECONDS)
+
+    client = CloudWatchMetrics(
+        MetricsConfig(spool_dir=str(folder), flush_interval_seconds=0.1), sink=InMemorySink(hang)
+    )
+    client.put_metric("M", 1)
+    assert entered.wait(PATIENCE_SECONDS)
+    write = os.pwrite
+
+    def stuck(*arguments: object) -> int:
+        assert answer.wait(PATIENCE_SECONDS)
+        return write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "pwrite", stuck)
+    assert client.stop(0.1).pending == 1
+    assert not answer.is_set()
+    answer.set()
+    wait_until(lambda: not client.stats().running)
+
+
+def test_a_sink_that_raises_while_it_sizes_does_not_make_stop_raise(folder: Path) -> None:
+    """It is somebody's code."""
+    entered, answer = threading.Event(), threading.Event()
+
+    class Moody(InMemorySink):
+        def datum_bytes(self, datum: Datum) -> int:
+            if entered.is_set():
+                raise ZeroDivisionError
+            return super().datum_bytes(datum)
+
+    def hang(_: Batch) -> None:
+        entered.set()
+        assert answer.wait(PATIENCE_SECONDS)
+
+    client = CloudWatchMetrics(MetricsConfig(spool_dir=str(folder), flush_interval_seconds=0.1), sink=Moody(hang))
+    client.put_metric("M", 1)
+    assert entered.wait(PATIENCE_SECONDS)
+    client.put_metric("N", 1)
+    assert client.stop(0.1).pending == 2
+    answer.set()
+
+
+@pytest.mark.parametrize("operation", ["pwrite", "pread"])
+def test_whatever_is_raised_at_the_disk_nothing_is_lost_or_spins(
+    make: Make, sink: InMemorySink, runtime: ManualRuntime, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """No memory for a moment, or something raised in the thread from outside: the books balance, and all is delivered in the end."""
+    client, do, calls = make(), getattr(os, operation), 0
+
+    def fail_now_and_then(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 1:
+            raise MemoryError
+        return do(*arguments)
+
+    monkeypatch.setattr(os, operation, fail_now_and_then)
+    sink.fail = unavailable
+    for minute in range(5):
+        for index in range(120):
+            client.put_metric(f"M{index}", minute)
+        runtime.advance(60.0)
+        assert_balanced(client)
+    sink.fail = None
+    runtime.advance(3600.0)
+    assert calls > 3
+    assert client.stats()[1:4] == (600, 0, {})
+    assert_balanced(client)

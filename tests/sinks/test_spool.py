@@ -11,7 +11,7 @@ import pytest
 
 from retainwise_metrics import DropReason
 from retainwise_metrics.datum import Datum, Series
-from retainwise_metrics.sinks.spool import FOREIGN_SECONDS, TEND_SECONDS, Spool, SpoolSettings
+from retainwise_metrics.sinks.spool import FOREIGN_SECONDS, MOST_FOLDERS, TEND_SECONDS, Spool, SpoolSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -411,3 +411,131 @@ def test_a_folder_that_may_not_be_written_is_said(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     assert "PermissionError: Permission denied" in done.stdout, done
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def leave_behind(host: Host, *values: float, **settings: object) -> Path:
+    """The folder of a process that has ended."""
+    spool = host.process(**settings)
+    spool.keep(batch_of(*values))
+    (folder,) = (each.path for each in spool._folders)
+    end(spool)
+    return folder
+
+
+def test_a_crash_loop_does_not_cost_the_applications_descriptors(host: Host) -> None:
+    """Hundreds of folders are taken over a few at a time; in the end all are delivered."""
+    for value in range(100):
+        leave_behind(host, value)
+    heir = host.process()
+    values: list[float] = []
+    for _ in range(100):
+        heir.tend()
+        assert len(heir._folders) <= MOST_FOLDERS
+        values += values_in(heir)
+    assert sorted(values) == list(range(100))
+    heir.close()
+    assert list(host.folder.iterdir()) == []
+
+
+def test_a_shortage_of_descriptors_leaves_the_folder_for_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its lock, so that somebody can take it over when there are some again."""
+    leave_behind(host, 1)
+    heir, open_ = host.process(), os.open
+
+    def too_many(path: object, *arguments: object, **options: object) -> int:
+        if str(path).endswith(".seg"):
+            raise OSError(24, "Too many open files")
+        return open_(path, *arguments, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", too_many)
+        heir.tend()
+    assert (heir.adopted, heir.errors) == (0, 1)
+    host.wait()
+    heir.tend()
+    assert values_in(heir) == [1]
+
+
+@pytest.mark.parametrize("obstacle", ["a folder", "a link"])
+def test_one_folder_that_cannot_be_opened_does_not_stop_the_others(host: Host, obstacle: str) -> None:
+    """What is kept is kept, and what others have left is taken over."""
+    path = leave_behind(host, 1)
+    bad = path.with_name(f"{path.name[:-8]}{'0' * 8}")
+    bad.mkdir()
+    (bad / "lock").mkdir() if obstacle == "a folder" else (bad / "lock").symlink_to("/tmp")
+    heir = host.process()
+    for _ in range(5):
+        heir.tend()
+        assert heir.keep(batch_of(2))
+        host.wait()
+    assert values_in(heir) == [1, 2, 2, 2, 2, 2]
+    assert heir.errors == 5
+
+
+def test_one_file_that_cannot_be_read_does_not_stop_the_others(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad sector: the rest is delivered, and more can be kept."""
+    leave_behind(host, 1)
+    spool, read = host.process(), os.pread
+    spool.tend()
+    bad = spool._folders[0].segments[0]._file
+
+    def fail(descriptor: int, length: int, place: int) -> bytes:
+        if descriptor == bad:
+            raise OSError(5, "Input/output error")
+        return read(descriptor, length, place)
+
+    monkeypatch.setattr(os, "pread", fail)
+    assert spool.keep(batch_of(2))
+    assert values_in(spool) == [2]
+    assert spool.keep(batch_of(3))
+    assert spool.seconds_until_readable() > 0
+
+
+@pytest.mark.parametrize("others", [20, 80])
+def test_damage_to_what_was_settled_costs_nothing_else(host: Host, others: int) -> None:
+    """What was noted about it is not taken from its neighbours."""
+    dying, heir = host.process(), host.process()
+    dying.keep(batch_of(*range(50)))
+    dying.keep(batch_of(*range(100, 100 + others)))
+    dying.settled(dying.load())
+    end(dying)
+    content = bytearray(files(host)[0].read_bytes())
+    content[40] ^= 0xFF
+    files(host)[0].write_bytes(bytes(content))
+    heir.tend()
+    assert heir.adopted == heir.held == 2 * others
+    assert values_in(heir) == list(range(100, 100 + others))
+    assert (heir.held, heir.losses) == (0, {})
+
+
+def test_age_is_bounded_for_a_writer_of_little(host: Host, runtime: ManualRuntime) -> None:
+    """A value a minute for a day, with an hour allowed: files are not written for longer than a sixteenth of it."""
+    spool = host.process(max_age_seconds=3600.0)
+    for minute in range(24 * 60):
+        spool.tend()
+        spool.keep(batch_of(minute, at=int(runtime.wall())))
+        runtime.advance(60.0)
+    spool.tend()
+    assert runtime.wall() - spool.load()[0].timestamp < 1.1 * 3600.0
+    assert spool.losses[DropReason.TOO_OLD] > 2 * 22 * 60
+
+
+def test_what_was_taken_over_is_touched_too(host: Host) -> None:
+    """Another host must see that somebody is at it."""
+    lock = leave_behind(host, 1) / "lock"
+    heir = host.process()
+    heir.tend()
+    os.utime(lock, (0, 0))
+    host.wait()
+    heir.tend()
+    assert lock.stat().st_mtime > 1_000_000_000
+
+
+def test_counts_may_be_enormous(host: Host) -> None:
+    """As large as the API takes them, for many datums."""
+    spool = host.process()
+    series = Series("N", "M", (), "Count", 60)
+    datums = tuple(Datum(series, 60 * index, (1.0,), (2**53,), 2**53) for index in range(3_000))
+    assert spool.keep(datums)
+    assert spool.held == 3_000 * 2**53 > 2**64
+    assert spool.load() == datums
