@@ -51,7 +51,8 @@ def test_all_clients_end_at_the_same_time(run: Callable[..., Ended], cloudwatch:
         hanging.faults.hang()
         endpoints = [hanging.endpoint_url] * 4 + [NOWHERE, cloudwatch.endpoint_url]
         done = run("exit_with_several.py", ",".join(endpoints), "3", RETAINWISE_METRICS_SHUTDOWN_TIMEOUT_SECONDS="4")
-        assert hanging.faults.injected["hang"] == 4
+        # On a busy machine not all of them get as far as a call within their time.
+        assert 1 <= hanging.faults.injected["hang"] <= 4
         assert hanging.total_count() == 0
     assert time.monotonic() - began < 16, "one after the other takes four times as long"
     assert done.code == 3, done.complained
