@@ -171,13 +171,13 @@ def _drill(
     report: Path | None,
 ) -> int:
     """Drill, show and write down how it went; answers the exit code."""
-    clock = SystemClock()
+    interrupts = Interrupts(on_later=lambda: output.notes.print("Setting back first; this takes a moment."))
+    clock = SystemClock(interrupts.check)
     started = clock.now()
     drill_id = drill_verb.new_id(started, secrets.token_hex(2))
     probes = Probes(access.client("sns"), access.client("sqs"), drill_id=drill_id, clock=clock)
     results: list[Result] = []
     interrupted = False
-    interrupts = Interrupts(on_later=lambda: output.notes.print("Setting back first; this takes a moment."))
     with interrupts.listening(), output.progress("Drilling", len(plans)) as bar:
         runner = drill_verb.Drill(
             access.client("cloudwatch"),
@@ -353,7 +353,7 @@ def _replay(
     with path.open("a", encoding="utf-8") as file, interrupts.listening(), output.progress("Moving", total) as bar:
         if earlier and not earlier.endswith("\n"):
             file.write("\n")  # a kill cut the last line off
-        clock = SystemClock()
+        clock = SystemClock(interrupts.check)
         replay = replay_verb.Replay(
             sqs,
             queues,

@@ -5,7 +5,10 @@ Time, as the commands see it: what waits is told how, so that nothing really wai
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Clock(Protocol):
@@ -35,6 +38,15 @@ class SystemClock:
     The clock of this machine.
     """
 
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        """
+        Note what to look at.
+
+        Args:
+            check: Called before and after each wait; raises when there is nothing to wait for any more.
+        """
+        self._check = check
+
     def now(self) -> float:
         """
         Tell the time.
@@ -51,5 +63,7 @@ class SystemClock:
         Args:
             seconds: How long; nothing happens for 0 and less.
         """
+        self._check()
         if seconds > 0:
             time.sleep(seconds)
+            self._check()

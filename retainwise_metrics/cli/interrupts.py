@@ -62,6 +62,19 @@ class Interrupts:
         if outermost and self._waiting:
             self._raise_once()
 
+    def check(self) -> None:
+        """
+        Raise once more what was raised and has not ended anything.
+
+        A signal may come while Python finalises an object, such as the last answer of a server. What is raised then is lost: files and
+        connections drop it without a word.
+
+        Raises:
+            KeyboardInterrupt: An interrupt has come, and nothing is being tidied up.
+        """
+        if self._raised and not self._held:
+            raise KeyboardInterrupt
+
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self._held or self._raised:
             self._waiting = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ from retainwise_metrics.cli import app as command_line
 from retainwise_metrics.cli import drill
 from retainwise_metrics.cli.access import is_loopback
 from retainwise_metrics.cli.alarms import Alarm, read_alarms, voice_of
+from retainwise_metrics.cli.clock import SystemClock
 from retainwise_metrics.cli.drill import Drill, Outcome, Result, Wanted, make_plans
 from retainwise_metrics.cli.interrupts import Interrupts
 from retainwise_metrics.cli.probe import Probes
@@ -486,6 +488,23 @@ class TestInterrupts:
         assert state_of(access, name) == "OK"
         (result,) = json.loads(report.read_text(encoding="utf-8"))["results"]
         assert (result["outcome"], result["restored"]) == ("stopped", "OK")
+
+    def test_one_that_is_lost_in_a_finaliser_ends_the_next_wait(self) -> None:
+        """Files and connections drop what is raised while they are finalised; tidying up may wait all the same."""
+
+        class Answer(io.IOBase):
+            def close(self) -> None:
+                signal.raise_signal(signal.SIGINT)
+
+        interrupts = Interrupts(on_later=lambda: None)
+        clock = SystemClock(interrupts.check)
+        clock.wait(0)
+        with interrupts.listening():
+            Answer()
+            with pytest.raises(KeyboardInterrupt):
+                clock.wait(60)
+            with interrupts.held():
+                clock.wait(0)
 
     def test_while_setting_back_wait(self) -> None:
         """An interrupt that comes while something must be finished takes effect afterwards, once."""
