@@ -103,7 +103,7 @@ def contention(axes: Any, tables: list[Any]) -> None:
     threads = [column for column in rows[0] if column.endswith("threads")]
     for row in rows:
         design = row["design, series"]
-        ours = not design.startswith("textbook")
+        ours = design.startswith(("put", "bound"))
         values = [_median(row[column]) for column in threads]
         style = "-" if " 1 series" in design else "--"
         color = {"put": OURS, "bou": "#e07b39"}.get(design[:3], "#8a8a8a")

@@ -4,7 +4,8 @@ What is left of one thread's throughput when many threads record at once, on one
 1. In every run all threads record for the same time into a client (or textbook) of its own. Afterwards each series must hold exactly what
    was recorded in it: one value too many or too few ends the benchmark with an error.
 2. All threads share one interpreter, so one thread's throughput is all that a design can hope for; what falls short of it are the fights
-   about locks. By the wall clock that includes what other programs took away; by CPU time it includes only what was spent on it.
+   about locks, and about the interpreter: the floor is what is left of calls that do nothing. By the wall clock that includes what other
+   programs took away; by CPU time it includes only what was spent on it.
 3. CPython hands the interpreter over every 5 ms; in the second table every 10 µs, which finds the fights that are rare otherwise.
 """
 
@@ -20,7 +21,7 @@ from itertools import cycle, product, starmap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from _harness import Report, Rounds, arguments, interleaved
-from _naive import Textbook
+from _naive import Empty, Textbook
 
 from retainwise_metrics import CloudWatchMetrics, MetricsConfig
 from retainwise_metrics.sinks.in_memory import InMemorySink
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PUT, BOUND, TEXTBOOK = "put_metric, 3 dimensions", "bound histogram, observe", "textbook, 3 dimensions"
-DESIGNS = (PUT, BOUND, TEXTBOOK)
+FLOOR = "nothing, same signature"
+DESIGNS = (PUT, BOUND, TEXTBOOK, FLOOR)
 NAME = "Requests"
 TINY_INTERVAL = 1e-5
 CHUNK = 1_000
@@ -168,6 +170,9 @@ class Throughput(NamedTuple):
 
 
 def _measured(case: Case, seconds: float) -> Throughput:
+    if case.design == FLOOR:
+        chunks, took = _work(case, Empty().put_metric, seconds)
+        return Throughput(chunks * CHUNK / took.wall / 1e3, chunks * CHUNK / took.cpu / 1e3)
     if case.design == TEXTBOOK:
         textbook = Textbook()
         chunks, took = _work(case, textbook.put_metric, seconds)

@@ -183,7 +183,7 @@ class CloudWatchMetrics:
                 and (len(dimensions) if type(dimensions) is dict else 0 if dimensions is None else -1) == schema.size
             ):
                 pending = schema.channels[schema.key_of(dimensions)].pending
-                if 0 < len(pending) < FOLD_AT:
+                if 0 < len(pending) < FOLD_AT or self._intake.may_grow(pending):
                     pending.append(value)
                     return True
         except Exception:  # noqa: BLE001, S110 - anything unusual is looked at properly below

@@ -2,10 +2,11 @@
 Folding: many values become few, without losing what CloudWatch can compute from them.
 
 A `Distribution` is exact as long as it holds few distinct values: equal values are counted, so sums, extremes and every percentile
-survive. Past `max_distinct` values it becomes a sketch of geometric buckets:
+survive. Past `max_distinct` values it becomes a sketch:
 
 - two values in one bucket differ by less than 1 % (`RELATIVE_ERROR`), so every percentile is right to 1 %;
-- each bucket is represented by the *mean* of what fell into it, so count and sum stay exact (up to the rounding of floats);
+- each bucket is represented by a value between its edges, at the same height in all of them, and that height is chosen so that the sum
+  comes out exactly (up to the rounding of floats);
 - the smallest and the largest value are carried as they are, so minimum and maximum stay exact.
 
 That keeps all four numbers exact with plain Values/Counts, which every sink understands; nothing depends on CloudWatch accepting
@@ -14,8 +15,11 @@ That keeps all four numbers exact with plain Values/Counts, which every sink und
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections import Counter
-from math import ceil, floor, log
+from math import ceil
+from operator import mul
 from typing import TYPE_CHECKING
 
 from retainwise_metrics import limits
@@ -30,101 +34,148 @@ RELATIVE_ERROR = 0.01
 
 MAX_BUCKETS = 4096
 """
-Most buckets of one sketch. They span a factor of 1.01 ** 4096, about 5e17; data wider than that doubles the width of all buckets
-(and with it the error) until it fits.
+Most buckets of one sketch. They span 49 powers of two, a factor of 5e14; data wider than that doubles the width of all buckets (and with it
+the error) until it fits.
 """
+
+PARTS = 256
+"""Equal parts, 0.2 to 0.4 % wide, of the numbers from one power of two to the next; the mantissa's first 8 bits say which part."""
+
+OTHER_BITS = 44
+"""The rest of the mantissa: what is before it (sign, exponent, part) is the same for all doubles in a part."""
+
+
+def _edges() -> list[int]:
+    """The parts at which buckets begin, and the end: as many parts to a bucket as its 1 % allows, two to five."""
+    edges = [0]
+    while edges[-1] < PARTS:
+        end = edges[-1]
+        while end < PARTS and PARTS + end + 1 <= (PARTS + edges[-1]) * (1 + RELATIVE_ERROR):
+            end += 1
+        edges.append(end)
+    return edges
+
+
+EDGES = _edges()
+
+BUCKETS = len(EDGES) - 1
+"""Buckets from one power of two to the next: 83. Logarithms would need 70 (and five times as long); 7 bits, and so 128 parts, 100."""
+
+BUCKET_OF_PART = [bucket for bucket in range(BUCKETS) for _ in range(EDGES[bucket], EDGES[bucket + 1])]
 
 
 class Sketch:
     """
-    Geometric buckets with the exact sum and count of each.
+    Buckets of at most 1 %, counted, with the exact sum, minimum and maximum of everything.
 
-    Bucket k > 0 of `positive` holds values in [base**k, base**(k+1)); `negative` mirrors it; zeros have a bucket of their own.
+    A bucket is what the doubles with the same leading bits hold: a whole list of values is sorted into buckets without a logarithm, and
+    nearly without the interpreter. Numbers that are closer to zero than 2e-308 count as zero.
     """
 
-    __slots__ = ("_scale", "maximum", "minimum", "negative", "positive", "zeros")
+    __slots__ = ("_counts", "_total", "_widened", "maximum", "minimum")
 
     def __init__(self) -> None:
-        self._scale = 1.0 / log(1.0 + RELATIVE_ERROR)
-        self.positive: dict[int, list[float]] = {}
-        self.negative: dict[int, list[float]] = {}
-        self.zeros = 0
+        self._counts: dict[int, int] = {}
+        """By bucket, counted away from zero; those of negative numbers start at a large negative number."""
+        self._widened = 0
+        """How often all buckets have become twice as wide."""
+        self._total = 0.0
         self.minimum = float("inf")
         self.maximum = float("-inf")
 
-    def add(self, value: float, count: int) -> None:
+    def extend(self, values: list[float]) -> None:
         """
-        Take `count` occurrences of one value.
+        Take a list of values, at least one.
         """
-        if value > 0:
-            self._into(self.positive, floor(log(value) * self._scale), value * count, count)
-        elif value < 0:
-            self._into(self.negative, floor(log(-value) * self._scale), value * count, count)
-        else:
-            self.zeros += count
-        self.minimum = min(self.minimum, value)
-        self.maximum = max(self.maximum, value)
+        parts = Counter(_leading_bits(values))
+        self._add(self._buckets(parts), parts.values())
+        self._note(sum(values), min(values), max(values))
 
-    def _into(self, buckets: dict[int, list[float]], key: int, total: float, count: float) -> None:
-        bucket = buckets.get(key)
-        if bucket is not None:
-            bucket[0] += count
-            bucket[1] += total
-            return
-        buckets[key] = [count, total]
-        if len(self.positive) + len(self.negative) > MAX_BUCKETS:
-            self._widen()
-
-    def _widen(self) -> None:
-        self._scale /= 2
-        for name in ("positive", "negative"):
-            wide: dict[int, list[float]] = {}
-            for key, (count, total) in getattr(self, name).items():
-                bucket = wide.setdefault(key // 2, [0, 0.0])
-                bucket[0] += count
-                bucket[1] += total
-            setattr(self, name, wide)
+    def extend_counts(self, counts: Mapping[float, int]) -> None:
+        """
+        Take values that come with how often they occurred, at least one.
+        """
+        self._add(self._buckets(_leading_bits(counts)), counts.values())
+        self._note(sum(value * count for value, count in counts.items()), min(counts), max(counts))
 
     def merge(self, other: Sketch) -> None:
         """
         Take everything another sketch holds.
         """
-        while other._scale > self._scale:
-            other._widen()
-        while self._scale > other._scale:
+        while self._widened < other._widened:
             self._widen()
-        for mine, theirs in ((self.positive, other.positive), (self.negative, other.negative)):
-            for key, (count, total) in theirs.items():
-                self._into(mine, key, total, count)
-        self.zeros += other.zeros
-        self.minimum = min(self.minimum, other.minimum)
-        self.maximum = max(self.maximum, other.maximum)
+        narrower = self._widened - other._widened
+        self._add([bucket >> narrower for bucket in other._counts], other._counts.values())
+        self._note(other._total, other.minimum, other.maximum)
+
+    def _buckets(self, parts: Iterable[int]) -> list[int]:
+        widened = self._widened
+        return [(part // PARTS * BUCKETS + BUCKET_OF_PART[part % PARTS]) >> widened for part in parts]
+
+    def _add(self, buckets: list[int], counts: Iterable[int]) -> None:
+        held = self._counts
+        for bucket, count in zip(buckets, counts, strict=True):
+            held[bucket] = held.get(bucket, 0) + count
+        while len(self._counts) > MAX_BUCKETS:
+            self._widen()
+
+    def _widen(self) -> None:
+        narrow, self._counts = self._counts, {}
+        self._widened += 1
+        self._add([bucket >> 1 for bucket in narrow], narrow.values())
+
+    def _note(self, total: float, minimum: float, maximum: float) -> None:
+        self._total += total
+        self.minimum = min(self.minimum, minimum)
+        self.maximum = max(self.maximum, maximum)
 
     def bins(self) -> int:
         """
         How many distinct values `items` yields, at most.
         """
-        return len(self.positive) + len(self.negative) + 3
+        return len(self._counts) + 2
 
     def items(self) -> dict[float, int]:
         """
-        The sketch as value -> count: a mean per bucket, with the exact extremes singled out.
+        The sketch as value -> count: one value for each bucket, with the exact extremes singled out.
         """
-        means: dict[float, int] = {0.0: self.zeros} if self.zeros else {}
-        extremes = [self.minimum] if self.minimum == self.maximum else [self.minimum, self.maximum]
-        spare = {value: 1 for value in extremes if value != 0}
-        for value in spare:
-            means[value] = means.get(value, 0) + 1
-        for buckets, sign in ((self.negative, -1), (self.positive, 1)):
-            for key, (count, total) in buckets.items():
-                left, rest = int(count), total
-                for value in spare:
-                    if value * sign > 0 and floor(log(abs(value)) * self._scale) == key:
-                        left, rest = left - 1, rest - value
-                if left > 0:
-                    mean = min(max(rest / left, self.minimum), self.maximum)
-                    means[mean] = means.get(mean, 0) + left
-        return means
+        items = dict.fromkeys((self.minimum, self.maximum), 1)
+        rest = self._counts.copy()
+        for bucket in self._buckets(_leading_bits(items)):
+            rest[bucket] -= 1
+        lows, highs = self._edges(rest)
+        # Whatever the values were, their sum lies between that of the lower and that of the upper edges.
+        lowest, highest = (sum(map(mul, edges, rest.values())) for edges in (lows, highs))
+        height = (self._total - sum(items) - lowest) / (highest - lowest) if highest > lowest else 0.0
+        height = min(max(height, 0.0), 1.0)
+        for low, high, count in zip(lows, highs, rest.values(), strict=True):
+            if count:
+                value = low + height * (high - low)
+                items[value] = items.get(value, 0) + count
+        return items
+
+    def _edges(self, buckets: Iterable[int]) -> tuple[list[float], list[float]]:
+        """The smallest and the largest value that each bucket may hold."""
+        nearer = _edges_of([bucket << self._widened for bucket in buckets])
+        farther = _edges_of([(bucket + 1) << self._widened for bucket in buckets])
+        lows, highs = map(min, nearer, farther), map(max, nearer, farther)
+        return [max(low, self.minimum) for low in lows], [min(high, self.maximum) for high in highs]
+
+
+def _leading_bits(values: Iterable[float]) -> list[int]:
+    """
+    The first 20 bits of each value: the higher, the farther from zero; those of negative numbers are negative.
+    """
+    return [bits >> OTHER_BITS for bits in memoryview(array("d", values)).cast("B").cast("q").tolist()]
+
+
+def _edges_of(buckets: Iterable[int]) -> list[float]:
+    """
+    Where buckets that have never become wider begin, seen from zero.
+    """
+    bits = [(bucket // BUCKETS * PARTS + EDGES[bucket % BUCKETS]) << OTHER_BITS for bucket in buckets]
+    edges = memoryview(array("q", bits)).cast("B").cast("d").tolist()
+    return [edge if abs(edge) >= sys.float_info.min else 0.0 for edge in edges]
 
 
 class Distribution:
@@ -151,7 +202,7 @@ class Distribution:
         first, count = values[0], len(values)
         self.measurements += count
         if self._sketch is not None:
-            self._count(Counter(values))
+            self._sketch.extend(values)
         elif first == values[-1] and values.count(first) == count:
             self._exact[first] += count  # counters: all ones, eighty times cheaper to count than to look up one by one
         else:
@@ -184,9 +235,8 @@ class Distribution:
     def _count(self, counts: Mapping[float, int]) -> None:
         if self._sketch is None:
             self._exact.update(counts)
-            return
-        for value, count in counts.items():
-            self._sketch.add(value, count)
+        elif counts:
+            self._sketch.extend_counts(counts)
 
     def _overflow(self) -> None:
         exact, self._exact = self._exact, Counter()

@@ -6,7 +6,8 @@ Rules
 2. The flusher is the only one that waits for the lock, and it holds it for one small fold or one swap at a time.
 3. Nothing that could re-enter runs under the lock: no I/O, no logging, no user code. A finaliser or a signal handler that records
    while its own thread is folding finds the lock taken and appends.
-4. Lists are bounded. At `FOLD_AT` values a caller folds; at `FULL_AT`, with somebody else folding, the value is dropped and counted.
+4. Lists are bounded. At `FOLD_AT` values a caller folds, unless somebody else does: then it appends, and who comes next folds more. At
+   `FULL_AT`, with somebody else still folding, the value is dropped and counted.
 5. The fast path (in `client.put_metric` and in the bound handles) only appends to a list that is *not empty*. Whatever must be decided
    per value - is it a new minute? is the client stopped? is the flusher asleep? - is decided by the slow path here, for the first value
    after each fold. Emptying the lists is therefore how the flusher makes every caller look again.
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 
 FOLD_AT = 4096
 """Unfolded values of one series at which a caller folds them: about 0.3 ms of work."""
+
+GROWS_TO = 524_288
+"""
+Unfolded values of one series up to which the fast path goes on appending while somebody folds. The rest is left to the slow path, which
+counts what does not fit.
+"""
 
 FULL_AT = 1_048_576
 """
@@ -314,6 +321,12 @@ class Intake:
             self._refused[reason].extend([None] * measurements)
         else:
             self._refused_many.append((reason, measurements))
+
+    def may_grow(self, pending: list[float]) -> bool:
+        """
+        Whether a list that is full takes more, because somebody is folding just now. Asked by the fast path, and only of full lists.
+        """
+        return FOLD_AT <= len(pending) < GROWS_TO and self._lock.locked()
 
     def channel_of(self, destination: Destination) -> Channel | None:
         """

@@ -63,7 +63,7 @@ def test_contention_counts_exactly(tables: Any) -> None:
     found = tables(
         "contention", lambda module, report: module.run(report, module.Size(rounds=1, seconds=0.01, threads=(1, 4)))
     )
-    assert [len(table["rows"]) for table in found] == [6, 10, 6, 10]
+    assert [len(table["rows"]) for table in found] == [8, 12, 8, 12]
 
 
 def test_contention_notices_a_lost_value(tables: Any) -> None:

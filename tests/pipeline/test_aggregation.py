@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -66,13 +67,45 @@ def test_percentiles_of_a_sketch_are_within_the_stated_error(share: float, shape
 
 
 def test_a_sketch_is_bounded_whatever_the_range() -> None:
-    """Values over 200 decades make the buckets wider, never more than the bound."""
+    """Values over 200 decades make the buckets wider, never more than the bound; what CloudWatch computes stays right."""
     sketch = Sketch()
     draw = random.Random(1)
-    for _ in range(50_000):
-        sketch.add(10 ** draw.uniform(-100, 100) * draw.choice([-1, 1]), 1)
-    assert len(sketch.positive) + len(sketch.negative) <= MAX_BUCKETS
-    assert sum(sketch.items().values()) == 50_000
+    values = [10 ** draw.uniform(-100, 100) * draw.choice([-1, 1]) for _ in range(50_000)]
+    for start in range(0, len(values), 1000):
+        sketch.extend(values[start : start + 1000])
+        assert sketch.bins() <= MAX_BUCKETS + 2
+    items = sketch.items()
+    assert sum(items.values()) == 50_000
+    assert (min(items), max(items)) == (min(values), max(values))
+    for share in (0.1, 0.5, 0.9):
+        exact = sorted(values)[math.ceil(share * len(values)) - 1]
+        assert percentile(sorted(items.items()), share) == pytest.approx(exact, rel=1.01 ** (2**5) - 1)
+
+
+def test_widths_of_buckets_are_used_up() -> None:
+    """From one power of two to the next there are 83 buckets, none of them wider than the error; logarithms would need 70."""
+    values = [1 + place / 100_000 for place in range(100_000)]
+    items = sorted(folded(values).items())
+    assert len(items) == 83 + 2
+    ranks = iter(values)
+    for value, count in items:
+        for exact in islice(ranks, count):
+            assert abs(value - exact) <= RELATIVE_ERROR * exact
+
+
+@pytest.mark.parametrize("values", [[0.0, -0.0, 0.0], [0.0, 5.0], [-1.0, 0.0], [0.1, 0.1, 0.1]])
+def test_a_sketch_of_zeros_or_of_one_value(values: list[float]) -> None:
+    """What falls into a bucket together with nothing else is not moved."""
+    sketch = Sketch()
+    sketch.extend([*values, values[0]])
+    assert Counter(sketch.items()) == Counter([*values, values[0]])
+
+
+def test_numbers_too_small_to_be_told_apart_stay_between_the_extremes() -> None:
+    """Subnormal numbers count as zero, but no value is sent that is smaller than the smallest."""
+    sketch = Sketch()
+    sketch.extend([1e-310, 1e-315, 1e-320])
+    assert Counter(sketch.items()) == {1e-310: 1, 1e-320: 2}
 
 
 @given(st.lists(finite, min_size=1, max_size=60), st.lists(finite, min_size=1, max_size=60), st.integers(1, 30))

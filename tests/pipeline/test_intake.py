@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retainwise_metrics import DropReason
-from retainwise_metrics.pipeline.intake import CROWDED_AT, FULL_AT, INBOX_FULL_AT
+from retainwise_metrics.pipeline.intake import CROWDED_AT, FOLD_AT, FULL_AT, INBOX_FULL_AT
 from tests.helpers import NAMESPACE, assert_balanced
 
 if TYPE_CHECKING:
@@ -76,6 +76,22 @@ def test_more_values_than_one_fold_takes_are_all_in_one_flush(client: CloudWatch
             assert client.put_metric("N", 1)
     result = client.flush()
     assert (result.delivered, result.pending) == (35_001, 0)
+
+
+def test_a_list_that_grew_while_somebody_folded_is_worked_off_by_its_callers(client: CloudWatchMetrics) -> None:
+    """A caller folds one portion at a time, also of a list that is many portions long, without waiting for the flusher."""
+    handle = client.counter("M")
+    handle.inc()
+    client.flush()
+    handle.inc()
+    (channel,) = client._intake.channels()
+    with client._intake._lock:
+        assert all(handle.inc() for _ in range(10 * FOLD_AT))
+    assert len(channel.pending) > 10 * FOLD_AT
+    for _ in range(10):
+        handle.inc()
+    assert len(channel.pending) < FOLD_AT
+    assert client.flush().delivered == 1 + 10 * FOLD_AT + 10
 
 
 def test_a_full_list_drops_and_counts(client: CloudWatchMetrics) -> None:
