@@ -127,7 +127,7 @@ class CloudWatchMetrics:
         self._most_combinations = max(COMBINATIONS, 2 * self.config.max_series)
         self._pipeline = Pipeline(
             _pipeline_settings(self.config),
-            _sink_for(self.config) if sink is None else sink,
+            _sink_for(self.config, self._runtime.pause) if sink is None else sink,
             self._runtime,
             self._collect,
             LIFECYCLE.stop_at_exit,
@@ -743,14 +743,14 @@ def _spool_settings(config: MetricsConfig) -> SpoolSettings | None:
     )
 
 
-def _sink_for(config: MetricsConfig) -> Sink:
+def _sink_for(config: MetricsConfig, pause: Callable[[], None]) -> Sink:
     if config.sink == "memory":
         from .sinks.in_memory import InMemorySink
 
         return InMemorySink()
     if config.sink == "emf":
         return _stdout_sink(config)
-    primary = _PRIMARY_SINKS[config.sink](config)
+    primary = _cloudwatch_sink(config, pause) if config.sink == "cloudwatch" else _OTHER_SINKS[config.sink](config)
     if config.failover == "none":
         return primary
     from .sinks.failover import FailoverSink
@@ -788,12 +788,13 @@ def _otlp_sink(config: MetricsConfig) -> Sink:
     )
 
 
-def _cloudwatch_sink(config: MetricsConfig) -> Sink:
+def _cloudwatch_sink(config: MetricsConfig, pause: Callable[[], None]) -> Sink:
     from .sinks.put_metric_data import Connection, PutMetricDataSink
 
     return PutMetricDataSink(
-        Connection(config.region, config.endpoint_url, config.connect_timeout_seconds, config.read_timeout_seconds)
+        Connection(config.region, config.endpoint_url, config.connect_timeout_seconds, config.read_timeout_seconds),
+        pause=pause,
     )
 
 
-_PRIMARY_SINKS = {"cloudwatch": _cloudwatch_sink, "emf-agent": _agent_sink, "otlp": _otlp_sink}
+_OTHER_SINKS = {"emf-agent": _agent_sink, "otlp": _otlp_sink}

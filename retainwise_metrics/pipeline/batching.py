@@ -10,6 +10,8 @@ from retainwise_metrics import limits
 from retainwise_metrics.datum import Batch, Datum
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from retainwise_metrics.sinks.base import Sink
 
     from .backlog import Backlog
@@ -20,6 +22,8 @@ Most values in one call: serialising is pure Python under the interpreter lock, 
 second of it. Twenty full datums fit.
 """
 
+VALUES_PER_TURN = 600
+"""Values sorted, cut and measured before other threads get a turn: about 0.3 ms."""
 
 CATCH_UP_FROM = 2_000
 """
@@ -49,24 +53,35 @@ class BatchLimits(NamedTuple):
     bytes: int = limits.REQUEST_BYTES
 
 
-def next_batch(backlog: Backlog, sink: Sink, bounds: BatchLimits) -> Batch:
+def next_batch(backlog: Backlog, sink: Sink, bounds: BatchLimits, pause: Callable[[], None] = lambda: None) -> Batch:
     """
     Take the oldest datums of one namespace, as many as one call may carry and always at least one.
 
     Only valid when the backlog holds something.
+
+    Args:
+        backlog: What waits.
+        sink: Knows how large a datum is.
+        bounds: What one call may carry.
+        pause: Lets other threads run; called after every `VALUES_PER_TURN` values.
     """
     most = max(bounds.datums, CATCH_UP_DATUMS) if backlog.datums >= CATCH_UP_FROM else bounds.datums
     namespace = backlog.next_namespace()
     size = sink.envelope_bytes(namespace)
-    values = 0
+    values = values_before = 0
     datums: list[Datum] = []
-    while (datum := backlog.peek(namespace)) is not None:
-        size += sink.datum_bytes(datum)
+    while len(datums) < most and (datum := backlog.peek(namespace)) is not None:
         values += len(datum.values)
-        if datums and (len(datums) == most or values > bounds.values or size > bounds.bytes):
-            size -= sink.datum_bytes(datum)
+        if datums and values > bounds.values:
             break
+        larger = size + sink.datum_bytes(datum)
+        if datums and larger > bounds.bytes:
+            break
+        size = larger
         datums.append(backlog.take(namespace))
+        if values - values_before >= VALUES_PER_TURN:
+            values_before = values
+            pause()
     return Batch(namespace, tuple(datums), size)
 
 

@@ -132,6 +132,7 @@ class Delivery:
         random: A number in [0, 1) per call.
         can_divert: Whether there is a second sink.
         at_most_once: Give up what may have arrived, instead of sending it again.
+        pause: Lets other threads run; called while a large batch is made.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class Delivery:
         *,
         can_divert: bool = False,
         at_most_once: bool = False,
+        pause: Callable[[], None],
     ) -> None:
         self.backlog = backlog
         self.breaker = breaker
@@ -154,6 +156,7 @@ class Delivery:
         self._random = random
         self.can_divert = can_divert
         self._at_most_once = at_most_once
+        self._pause = pause
         self._formed: deque[tuple[Datum, ...]] = deque()
         self._isolation: _Isolation | None = None
         self.on_the_wire: Batch | None = None
@@ -259,7 +262,7 @@ class Delivery:
             return rebatch(self._sink, self._isolation.trial())
         if self._formed:
             return self._without_too_old(rebatch(self._sink, self._formed.popleft()), wall)
-        return self._without_too_old(next_batch(self.backlog, self._sink, self._bounds), wall)
+        return self._without_too_old(next_batch(self.backlog, self._sink, self._bounds, self._pause), wall)
 
     def _end_isolation(self) -> None:
         if self._isolation is not None:
@@ -429,7 +432,7 @@ class Delivery:
             self._unloading = self._formed.popleft()
         elif self.backlog:
             larger = self._bounds._replace(datums=max(self._bounds.datums, CATCH_UP_DATUMS))
-            self._unloading = next_batch(self.backlog, self._sink, larger).datums
+            self._unloading = next_batch(self.backlog, self._sink, larger, self._pause).datums
         return self._unloading
 
     def _waits_for_long(self, now: float) -> bool:

@@ -162,6 +162,7 @@ class Pipeline:
             self._runtime.random,
             can_divert=self._divert is not None,
             at_most_once=settings.at_most_once,
+            pause=self._runtime.pause,
         )
         self._flusher = Flusher(
             self._runtime,

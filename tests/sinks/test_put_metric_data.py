@@ -145,6 +145,35 @@ def test_one_send_is_one_attempt(sink: PutMetricDataSink, cloudwatch: FakeCloudW
     assert len(cloudwatch.calls) == 1
 
 
+class NotingRuntime(ManualRuntime):
+    """Counts how often other threads are let run."""
+
+    pauses = 0
+
+    def pause(self) -> None:
+        self.pauses += 1
+
+
+def test_other_threads_get_a_turn_while_many_values_are_batched_and_serialised(cloudwatch: FakeCloudWatch) -> None:
+    """A call of 20 values needs no pause of its own; one of 20 times 150 lets others run after every few hundred values, twice."""
+    runtime = NotingRuntime(wall=time.time())
+    config = MetricsConfig(
+        region="us-east-1", endpoint_url=cloudwatch.endpoint_url, catalogue=(), flush_interval_seconds=3600
+    )
+    client = CloudWatchMetrics(config, runtime=runtime)
+    pauses = []
+    for distinct in (1, 1, 150):
+        for series in range(20):
+            for value in range(distinct):
+                client.put_metric("M", value / 7, dimensions={"Series": f"s{series}"})
+        before = runtime.pauses
+        assert client.flush(60).delivered == 20 * distinct
+        pauses.append(runtime.pauses - before)
+    assert len(cloudwatch.accepted_calls) == 3
+    assert pauses[2] - pauses[1] >= 3000 // 600 + 3000 // 300 - 2
+    assert_balanced(client)
+
+
 def test_a_large_request_is_compressed_and_arrives(sink: PutMetricDataSink, cloudwatch: FakeCloudWatch) -> None:
     """Above ten kilobytes boto3 sends gzip; the fake, like AWS, takes it."""
     sink.send(batch_of(*[float(index) for index in range(500)]))
