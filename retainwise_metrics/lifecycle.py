@@ -121,8 +121,14 @@ class Lifecycle:
         for client in clients:
             client._pipeline.begin_stop(budget)  # noqa: SLF001 - nobody else has to stop several clients at once
         for client in clients:
-            client.stop(max(deadline - self._monotonic(), 0.0))
-            self._say_what_is_lost(client)
+            self.stop(client, max(deadline - self._monotonic(), 0.0))
+
+    def stop(self, client: CloudWatchMetrics, seconds: float) -> None:
+        """
+        Stop one client because the process ends, and say what that loses.
+        """
+        client.stop(seconds)
+        self._say_what_is_lost(client)
 
     def _say_what_is_lost(self, client: CloudWatchMetrics) -> None:
         """

@@ -24,7 +24,8 @@ Rules
    killed, by the main process as failure or revoked.
 3. A recorder that fails is never noticed by the worker: one warning goes to the log.
 4. Each process of a prefork pool delivers what it recorded before it ends. Celery ends them without `atexit`, so this
-   happens when Celery says that it is about to; a process that is killed takes its last seconds with it.
+   happens when Celery says that it is about to, and what could not be delivered is said; a process that is killed takes what it recorded
+   since its last flush with it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from celery import signals  # type: ignore[import-not-found,import-untyped,unuse
 from celery.exceptions import Reject  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from retainwise_metrics.catalogue import ROLLUP, MetricSpec
+from retainwise_metrics.client import CloudWatchMetrics
 from retainwise_metrics.integrations._handles import Complaint, Handles, default_recorder_getter, spelled
+from retainwise_metrics.lifecycle import LIFECYCLE
 from retainwise_metrics.namespaces import MetricNamespace
 from retainwise_metrics.service import merge_dimensions
 from retainwise_metrics.units import MetricUnit
@@ -51,7 +54,9 @@ HEARTBEAT_SECONDS: Final = 10.0
 """Least time between two beats; Celery beats every two seconds."""
 
 FLUSH_SECONDS: Final = 5.0
-"""Longest time the end of a process waits for delivery."""
+"""
+Longest time the end waits for a recorder's `flush`; a client of its own ends within its `shutdown_timeout_seconds`.
+"""
 
 _STARTED_AT = "_retainwise_metrics_started"
 _SET_ASIDE = frozenset({"IGNORED", "REJECTED"})
@@ -231,8 +236,8 @@ class CeleryMetrics:
             (signals.task_failure, self._on_failure),
             (signals.task_retry, self._on_retry),
             (signals.task_revoked, self._on_revoked),
-            (signals.worker_process_shutdown, self._on_process_end),
-            (signals.worker_shutdown, self._on_process_end),
+            (signals.worker_process_shutdown, self._on_pool_process_end),
+            (signals.worker_shutdown, self._on_worker_end),
         )
 
     # ---- what the signals call ----
@@ -290,7 +295,19 @@ class CeleryMetrics:
         self._instruments(sender.name).revoked.inc(why)
 
     @_guarded
-    def _on_process_end(self, **_signal: object) -> None:
+    def _on_pool_process_end(self, **_signal: object) -> None:
+        recorder = self._current()
+        if self._flush is None and isinstance(recorder, CloudWatchMetrics):
+            # After this comes `os._exit`: what cannot be delivered now has to go to disk, or to be said.
+            LIFECYCLE.stop(recorder, recorder.config.shutdown_timeout_seconds)
+        else:
+            self._deliver()
+
+    @_guarded
+    def _on_worker_end(self, **_signal: object) -> None:
+        self._deliver()
+
+    def _deliver(self) -> None:
         flush: Any = getattr(self._current(), "flush", None) if self._flush is None else self._flush
         if flush is not None:
             flush(FLUSH_SECONDS)

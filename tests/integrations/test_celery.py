@@ -143,8 +143,8 @@ def test_a_pool_of_processes_delivers_all_it_counted(worker: Worker, cloudwatch:
         "for n in range(3): ship.apply_async((n,), expires=past)"
     )
     worker.wait_for(1 + 80 + 30 + 10 + 3)
-    # Processes that are replaced flush at their end. Those that are there when the worker stops are not waited for on a busy machine, so
-    # what they hold has to be out before.
+    # Processes that are replaced flush at their end. But with a broker of files Celery starts those that replace them from a thread that
+    # ends when the worker stops, and Linux kills them with it: what they hold has to be out before.
     ends = ("WorkerSuccess", "WorkerFailure", "CeleryTaskRetried", "CeleryTaskIgnored")
     deadline = time.monotonic() + DEADLINE_SECONDS
     while sum(cloudwatch.sum(NAMESPACE, name) for name in ends) < 50 + 41 + 20 + 10:
@@ -360,13 +360,45 @@ def test_the_end_of_a_process_delivers(metrics: CloudWatchMetrics) -> None:
     instrument_celery(metrics.scoped({"Stage": "beta"}))
     signals.worker_process_shutdown.send(sender=None, pid=1, exitcode=0)
     instrument_celery(metrics)
-    metrics.increment_counter("Last")
-    assert metrics.stats().pending > 0
-    signals.worker_process_shutdown.send(sender=None, pid=1, exitcode=0)
-    assert metrics.stats().pending == 0
-    metrics.increment_counter("Last")
-    signals.worker_shutdown.send(sender=None)
-    assert metrics.stats().pending == 0
+    for end in (signals.worker_shutdown, signals.worker_process_shutdown):
+        metrics.increment_counter("Last")
+        assert metrics.stats().pending > 0
+        end.send(sender=None, pid=1, exitcode=0)
+        assert metrics.stats().pending == 0
+    assert metrics.stopped
+
+
+ENDING = """
+import os
+from celery import signals
+from retainwise_metrics import get_metrics_client
+from retainwise_metrics.integrations.celery import instrument_celery
+instrument_celery()
+for number in range(7):
+    get_metrics_client().increment_counter("Last")
+signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("spooling", [False, True])
+def test_a_process_that_cannot_deliver_at_its_end_says_so_or_leaves_it_on_disk(
+    worker: Worker, cloudwatch: FakeCloudWatch, tmp_path: Path, *, spooling: bool
+) -> None:
+    """Celery ends the processes of its pool at once after the signal; the endpoint hangs."""
+    environment = {**worker.environment, "RETAINWISE_METRICS_SHUTDOWN_TIMEOUT_SECONDS": "2"}
+    if spooling:
+        environment["RETAINWISE_METRICS_SPOOL_DIR"] = str(tmp_path / "spool")
+    cloudwatch.faults.hang(after_accept=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDING], env=environment, check=True, timeout=DEADLINE_SECONDS, capture_output=True
+    )
+    assert (b"metrics lost at shutdown: 7 measurements" in ended.stderr) is not spooling, ended.stderr
+    cloudwatch.faults.release()
+    subprocess.run(
+        [sys.executable, "-c", ENDING], env=environment, check=True, timeout=DEADLINE_SECONDS, capture_output=True
+    )
+    assert cloudwatch.sum("RetainWise/MLPipeline", "Last") == (14 if spooling else 7)
 
 
 def test_names_error_types_and_client_are_the_users(
