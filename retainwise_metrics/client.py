@@ -21,7 +21,7 @@ from .instruments import Counter, Gauge, Histogram, Level, Timer
 from .lifecycle import LIFECYCLE
 from .namespaces import MetricNamespace
 from .pipeline.circuit_breaker import BreakerPolicy
-from .pipeline.intake import COMBINATIONS, FOLD_AT, LOOKUP_SIZE, Destination, Schema
+from .pipeline.intake import COMBINATIONS, LOOKUP_SIZE, Destination, Schema
 from .pipeline.pipeline import Pipeline, PipelineSettings
 from .pipeline.reporting import say
 from .runtime import SystemRuntime
@@ -183,7 +183,7 @@ class CloudWatchMetrics:
                 and (len(dimensions) if type(dimensions) is dict else 0 if dimensions is None else -1) == schema.size
             ):
                 pending = schema.channels[schema.key_of(dimensions)].pending
-                if 0 < len(pending) < FOLD_AT or self._intake.may_grow(pending):
+                if 0 < len(pending) < self._intake.fold_at:
                     pending.append(value)
                     return True
         except Exception:  # noqa: BLE001, S110 - anything unusual is looked at properly below

@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from retainwise_metrics import CloudWatchMetrics
 
 NAMESPACE = "RetainWise/MLPipeline"
+OPEN_SECONDS = 300.0
+"""How long the breaker is open at first, by default."""
+
+LONGEST_FIRST_OPENING = 360.0
+"""With its jitter."""
 
 
 def assert_balanced(client: CloudWatchMetrics) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FOLD_AT = 4096
 """Unfolded values of one series at which a caller folds them: about 0.3 ms of work."""
 
-GROWS_TO = 524_288
+FOLD_AT_THE_LATEST = 524_288
 """
 Unfolded values of one series up to which the fast path goes on appending while somebody folds. The rest is left to the slow path, which
 counts what does not fit.
@@ -255,6 +255,8 @@ class Intake:
 
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
+        self.fold_at = FOLD_AT
+        """How long a list may be for the fast path: `FOLD_AT`, or `FOLD_AT_THE_LATEST` while somebody folds. Changes under the lock."""
         self._guard = self._make_guard()
         self._inbox: deque[tuple[Channel | Destination, int, float | Counted]] = deque()
         # Lists whose length alone counts: appending is atomic, and counting costs nothing however many are refused.
@@ -321,12 +323,6 @@ class Intake:
             self._refused[reason].extend([None] * measurements)
         else:
             self._refused_many.append((reason, measurements))
-
-    def may_grow(self, pending: list[float]) -> bool:
-        """
-        Whether a list that is full takes more, because somebody is folding just now. Asked by the fast path, and only of full lists.
-        """
-        return FOLD_AT <= len(pending) < GROWS_TO and self._lock.locked()
 
     def channel_of(self, destination: Destination) -> Channel | None:
         """
@@ -439,13 +435,14 @@ class Intake:
     # ---- under the lock ----
 
     def _fold(self, channel: Channel, most: int) -> int:
+        self.fold_at = FOLD_AT_THE_LATEST  # nobody else can fold now
         # len, slice and del are each atomic, and appends only touch the end: nothing is lost without a lock on the callers' side.
         values = channel.pending[:most]
-        if not values:
-            return 0
-        del channel.pending[: len(values)]
-        self._fold_into(channel, channel.minute, values)
-        self._touch(channel, len(values))
+        if values:
+            del channel.pending[: len(values)]
+            self._fold_into(channel, channel.minute, values)
+            self._touch(channel, len(values))
+        self.fold_at = FOLD_AT
         return len(values)
 
     def _touch(self, channel: Channel, values: int) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
+import os
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -353,7 +354,8 @@ class OtlpSink:
             message = "no AWS credentials were found; CloudWatch's OTLP endpoint asks for a signature"
             raise SinkForbidden(message)
         url = connection.endpoint_url or _endpoint(aws, region)
-        return Wire(_with_path(url), self._make_session(connection), _signer(credentials, region))
+        session = self._make_session(connection._replace(endpoint_url=url))
+        return Wire(_with_path(url), session, _signer(credentials, region))
 
     def datum_bytes(self, datum: Datum) -> int:
         """
@@ -476,12 +478,22 @@ def _attributes(pairs: Iterable[tuple[str, str]]) -> list[KeyValue]:
 
 
 def _http_session(connection: Connection) -> Any:
+    """
+    What sends the requests; proxies and certificates as boto3 finds them, in the environment and the profile.
+    """
     import encodings.idna  # noqa: F401 - as in put_metric_data
 
     from botocore.httpsession import URLLib3Session
+    from botocore.session import Session
+    from botocore.utils import get_environ_proxies
 
     hush()
-    session = URLLib3Session(timeout=(connection.connect_timeout_seconds, connection.read_timeout_seconds))
+    bundle = Session().get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or True
+    session = URLLib3Session(
+        verify=bundle,
+        proxies=get_environ_proxies(connection.endpoint_url),
+        timeout=(connection.connect_timeout_seconds, connection.read_timeout_seconds),
+    )
     watch(session)
     return session
 

@@ -146,10 +146,10 @@ def test_a_pool_of_processes_delivers_all_it_counted(worker: Worker, cloudwatch:
     # Processes that are replaced flush at their end. But with a broker of files Celery starts those that replace them from a thread that
     # ends when the worker stops, and Linux kills them with it: what they hold has to be out before.
     ends = ("WorkerSuccess", "WorkerFailure", "CeleryTaskRetried", "CeleryTaskIgnored")
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while sum(cloudwatch.sum(NAMESPACE, name) for name in ends) < 50 + 41 + 20 + 10:
-        assert time.monotonic() < deadline, "a process that was replaced has not flushed"
-        time.sleep(0.05)
+    flushed = 50 + 41 + 20 + 10
+    assert cloudwatch.wait_until(
+        lambda: sum(cloudwatch.sum(NAMESPACE, name) for name in ends) >= flushed, DEADLINE_SECONDS
+    ), "a process that was replaced has not flushed"
     assert worker.stop() == 0
 
     diary = worker.diary()

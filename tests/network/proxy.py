@@ -5,15 +5,20 @@ A network that can be broken: a TCP proxy between a client and a server, whose b
 from __future__ import annotations
 
 import re
+import shutil
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
+    from pathlib import Path
 
     from typing_extensions import Self
 
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 60.0
+PORTAL = b"<html><head><title>Welcome</title></head><body>Please sign in.</body></html>"
+LATIN_1 = "<!doctype html><title>Zugang für Gäste</title>".encode("latin-1")
 PACE_SECONDS = 0.02
 """Between two bytes of whoever is slow: well below every read timeout, so that none of them ever strikes."""
 
@@ -264,3 +271,25 @@ def upload_slowly(link: Link, request: bytes) -> None:
             server.sendall(bytes([byte]))
             if link.proxy.healed.wait(PACE_SECONDS):
                 return
+
+
+# ---- certificates ----
+
+
+def certificate(folder: Path, address: str) -> Path:
+    """A certificate for one address with its key, signed by itself."""
+    if shutil.which("openssl") is None:
+        pytest.skip("certificates are made with the openssl command")
+    made = folder / f"{address}.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+    options = ["-addext", f"subjectAltName=IP:{address}", "-keyout", str(made), "-out", str(folder / "cert")]
+    subprocess.run([*command.split(), *options], check=True, capture_output=True)
+    made.write_bytes(made.read_bytes() + (folder / "cert").read_bytes())
+    return made
+
+
+def present(pem: Path) -> ssl.SSLContext:
+    """What a server encrypts with that shows this certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context

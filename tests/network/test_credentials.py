@@ -11,7 +11,7 @@ import pytest
 
 from retainwise_metrics import BreakerState
 from tests.concurrency.threads import FOREVER_SECONDS
-from tests.helpers import NAMESPACE, assert_balanced
+from tests.helpers import LONGEST_FIRST_OPENING, NAMESPACE, assert_balanced
 from tests.network.proxy import page, pass_on
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     Connect = Callable[..., CloudWatchMetrics]
 
-LONGEST_FIRST_OPENING = 360.0
 EXPIRED = page(
     "400 Bad Request",
     b'{"__type": "com.amazon.coral.service#ExpiredTokenException", "message": "The security token is expired"}',

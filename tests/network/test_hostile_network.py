@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import ssl
-import subprocess
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,17 +11,21 @@ import pytest
 
 from retainwise_metrics import BreakerState, CloudWatchMetrics, DropReason
 from tests.concurrency.threads import FOREVER_SECONDS, PATIENCE_SECONDS, begin
-from tests.helpers import NAMESPACE, assert_balanced
+from tests.helpers import LONGEST_FIRST_OPENING, NAMESPACE, OPEN_SECONDS, assert_balanced
 from tests.network.proxy import (
     HOST,
+    LATIN_1,
+    PORTAL,
     Proxy,
     answer_with,
+    certificate,
     cut_answer,
     drip,
     keep_waiting,
     page,
     pass_on,
     pour,
+    present,
     reset_after_accepting,
     reset_in_the_request,
     upload_slowly,
@@ -40,14 +41,8 @@ if TYPE_CHECKING:
 
     Connect = Callable[..., CloudWatchMetrics]
 
-OPEN_SECONDS = 300.0
-LONGEST_FIRST_OPENING = 360.0
-"""With the breaker's jitter."""
-
 READ_TIMEOUT_SECONDS = 0.6
 RECORDS = 10_000
-PORTAL = b"<html><head><title>Welcome</title></head><body>Please sign in.</body></html>"
-LATIN_1 = "<!doctype html><title>Zugang für Gäste</title>".encode("latin-1")
 JSON = b"application/x-amz-json-1.0"
 
 
@@ -85,6 +80,14 @@ FAULTS = {
     "a 200 of a stranger": Fault(answer_with(page("200 OK", b"{}", kind=JSON))),
     "another protocol": Fault(answer_with(b"SSH-2.0-OpenSSH_9.6\r\n")),
 }
+
+
+@contextmanager
+def refused(proxy: Proxy) -> Iterator[None]:
+    """Nobody listens on the port."""
+    proxy.refuse()
+    yield
+    proxy.accept()
 
 
 def record(client: CloudWatchMetrics, count: int = RECORDS) -> None:
@@ -178,14 +181,7 @@ def test_at_most_once_what_never_left_is_sent_again(
     connect: Connect, runtime: ManualRuntime, cloudwatch: FakeCloudWatch, proxy: Proxy
 ) -> None:
     """Nobody listens on the port: there is no doubt, and nothing is given up."""
-
-    @contextmanager
-    def refused() -> Iterator[None]:
-        proxy.refuse()
-        yield
-        proxy.accept()
-
-    goes_through(connect(delivery="at-most-once"), runtime, cloudwatch, refused())
+    goes_through(connect(delivery="at-most-once"), runtime, cloudwatch, refused(proxy))
 
 
 def test_a_strangers_413_splits_and_drops_nothing(
@@ -225,14 +221,7 @@ def test_refused_connections(
     connect: Connect, runtime: ManualRuntime, cloudwatch: FakeCloudWatch, proxy: Proxy
 ) -> None:
     """Nobody listens on the port."""
-
-    @contextmanager
-    def refused() -> Iterator[None]:
-        proxy.refuse()
-        yield
-        proxy.accept()
-
-    goes_through(connect(), runtime, cloudwatch, refused())
+    goes_through(connect(), runtime, cloudwatch, refused(proxy))
 
 
 def test_a_name_that_is_not_found(
@@ -264,18 +253,6 @@ def test_a_name_that_is_not_found(
     goes_through(connect(endpoint_url=f"http://cloudwatch.test:{proxy.port}"), runtime, cloudwatch, unknown())
 
 
-def certificate(folder: Path, address: str) -> Path:
-    """A certificate for one address with its key, signed by itself."""
-    if shutil.which("openssl") is None:
-        pytest.skip("certificates are made with the openssl command")
-    made = folder / f"{address}.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
-    options = ["-addext", f"subjectAltName=IP:{address}", "-keyout", str(made), "-out", str(folder / "cert")]
-    subprocess.run([*command.split(), *options], check=True, capture_output=True)
-    made.write_bytes(made.read_bytes() + (folder / "cert").read_bytes())
-    return made
-
-
 @pytest.mark.parametrize("trusted", [True, False], ids=["of another host", "of nobody known"])
 def test_a_wrong_certificate(
     trusted: bool,
@@ -291,11 +268,6 @@ def test_a_wrong_certificate(
     bundle = tmp_path / "bundle"
     bundle.write_bytes(right.read_bytes() + (wrong.read_bytes() if trusted else b""))
     monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
-
-    def present(pem: Path) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pem)
-        return context
 
     @contextmanager
     def intercepted() -> Iterator[None]:

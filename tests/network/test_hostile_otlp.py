@@ -20,16 +20,21 @@ from retainwise_metrics.sinks.base import SinkForbidden
 from retainwise_metrics.sinks.otlp import OtlpSink
 from retainwise_metrics.sinks.put_metric_data import Connection
 from tests.concurrency.threads import FOREVER_SECONDS, PATIENCE_SECONDS, begin
-from tests.helpers import NAMESPACE, assert_balanced
+from tests.helpers import LONGEST_FIRST_OPENING, NAMESPACE, assert_balanced
 from tests.network.proxy import (
+    HOST,
+    LATIN_1,
+    PORTAL,
     Proxy,
     answer_with,
+    certificate,
     cut_answer,
     drip,
     keep_waiting,
     page,
     pass_on,
     pour,
+    present,
     reset_after_accepting,
     reset_in_the_request,
     upload_slowly,
@@ -45,17 +50,11 @@ if TYPE_CHECKING:
 
     Connect = Callable[..., CloudWatchMetrics]
 
-OPEN_SECONDS = 300.0
-LONGEST_FIRST_OPENING = 360.0
-"""With the breaker's jitter."""
-
 READ_TIMEOUT_SECONDS = 0.6
 RECORDS = 100
 CHATTY = ("boto3", "botocore", "urllib3")
 JSON = b"application/json"
 PROTOBUF = b"application/x-protobuf"
-PORTAL = b"<html><head><title>Welcome</title></head><body>Please sign in.</body></html>"
-LATIN_1 = "<!doctype html><title>Zugang für Gäste</title>".encode("latin-1")
 BARE_200 = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 EXPIRED = page("403 Forbidden", b"{}", b"x-amzn-ErrorType: ExpiredTokenException:http://x/", kind=JSON)
 
@@ -228,6 +227,47 @@ def test_a_strangers_413_splits_and_drops_nothing(
     assert client.flush(FOREVER_SECONDS)
     assert client.stats()[:4] == (4, 4, 0, {})
     assert receiver.count("M") == 4
+
+
+@pytest.mark.parametrize("setting", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "profile"])
+def test_a_certificate_of_the_companys_own(
+    setting: str,
+    connect: Connect,
+    runtime: ManualRuntime,
+    receiver: Receiver,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is trusted if the settings say so that boto3 goes by; another one in its place gets nothing."""
+    right, wrong = certificate(tmp_path, HOST), certificate(tmp_path, "192.0.2.1")
+    if setting == "profile":
+        (tmp_path / "config").write_text(f"[default]\nca_bundle = {right}\n")
+    else:
+        monkeypatch.setenv(setting, str(right))
+    proxy.tls = present(wrong)
+    client = connect()
+    record(client)
+    runtime.advance(60.0)
+    assert "SSLError" in (client.stats().last_error or "")
+    assert proxy.requests == []
+    proxy.tls = present(right)
+    runtime.advance(LONGEST_FIRST_OPENING)
+    assert client.stats()[:4] == (RECORDS, RECORDS, 0, {})
+    assert receiver.count("M") == RECORDS
+
+
+def test_the_way_leads_through_a_proxy(connect: Connect, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the environment says, and boto3 does."""
+    monkeypatch.setenv("HTTP_PROXY", receiver.url)
+    client = connect(endpoint_url="http://collector.test:4318")
+    record(client)
+    assert client.flush(FOREVER_SECONDS).delivered == RECORDS
+    assert receiver.count("M") == RECORDS
+    monkeypatch.setenv("NO_PROXY", "collector.test")
+    direct = connect(endpoint_url="http://collector.test:4318")
+    record(direct)
+    assert direct.flush(1.0).delivered == 0
 
 
 # ---- deadlines, on real threads ----

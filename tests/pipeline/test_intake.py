@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retainwise_metrics import DropReason
-from retainwise_metrics.pipeline.intake import CROWDED_AT, FOLD_AT, FULL_AT, INBOX_FULL_AT
+from retainwise_metrics.pipeline.intake import CROWDED_AT, FOLD_AT, FOLD_AT_THE_LATEST, FULL_AT, INBOX_FULL_AT
 from tests.helpers import NAMESPACE, assert_balanced
 
 if TYPE_CHECKING:
@@ -85,8 +85,10 @@ def test_a_list_that_grew_while_somebody_folded_is_worked_off_by_its_callers(cli
     client.flush()
     handle.inc()
     (channel,) = client._intake.channels()
-    with client._intake._lock:
+    with client._intake._lock:  # what a thread that lost the interpreter in the middle of a fold has left
+        client._intake.fold_at = FOLD_AT_THE_LATEST
         assert all(handle.inc() for _ in range(10 * FOLD_AT))
+    client._intake.fold_at = FOLD_AT
     assert len(channel.pending) > 10 * FOLD_AT
     for _ in range(10):
         handle.inc()
