@@ -179,11 +179,12 @@ class CloudWatchMetrics:
                 and timestamp is None
                 and storage_resolution is schema.resolution
                 and (type(value) is float or type(value) is int)
-                and _LOWEST <= value <= _HIGHEST
+                and value >= _LOWEST
+                and value <= _HIGHEST  # apart, because CPython specialises that
                 and (len(dimensions) if type(dimensions) is dict else 0 if dimensions is None else -1) == schema.size
             ):
                 pending = schema.channels[schema.key_of(dimensions)].pending
-                if 0 < len(pending) < self._intake.fold_at:
+                if pending and len(pending) < self._intake.fold_at:
                     pending.append(value)
                     return True
         except Exception:  # noqa: BLE001, S110 - anything unusual is looked at properly below

@@ -131,7 +131,7 @@ class Counter(_Handle):
         # Nearly every increment is the default; comparing an int with the float limit would cost as much as all the rest.
         if value is _ONE or ((type(value) is int or type(value) is float) and 0 <= value <= _HIGHEST):
             pending = self._pending
-            if 0 < len(pending) < self._client._intake.fold_at:  # noqa: SLF001
+            if pending and len(pending) < self._client._intake.fold_at:  # noqa: SLF001
                 pending.append(value)
                 return True
         return self._record(value)
@@ -162,7 +162,7 @@ class Histogram(_Handle):
         """
         if (type(value) is float or type(value) is int) and _LOWEST <= value <= _HIGHEST:
             pending = self._pending
-            if 0 < len(pending) < self._client._intake.fold_at:  # noqa: SLF001
+            if pending and len(pending) < self._client._intake.fold_at:  # noqa: SLF001
                 pending.append(value)
                 return True
         return self._record(value)
@@ -247,7 +247,7 @@ class Gauge(_Handle):
         """
         if (type(value) is float or type(value) is int) and _LOWEST <= value <= _HIGHEST:
             pending = self._pending
-            if 0 < len(pending) < self._client._intake.fold_at:  # noqa: SLF001
+            if pending and len(pending) < self._client._intake.fold_at:  # noqa: SLF001
                 self._level.set(value)
                 pending.append(value)
                 return True
