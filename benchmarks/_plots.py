@@ -106,10 +106,10 @@ def contention(axes: Any, tables: list[Any]) -> None:
         ours = design.startswith(("put", "bound"))
         values = [_median(row[column]) for column in threads]
         style = "-" if " 1 series" in design else "--"
-        color = {"put": OURS, "bou": "#e07b39"}.get(design[:3], "#8a8a8a")
+        color = {"put": OURS, "bou": "#e07b39", "not": "#c8c8c8"}.get(design[:3], "#8a8a8a")
         axes.plot(threads, values, style, color=color, marker="o", label=design, linewidth=2 if ours else 1)
     axes.set_yscale("log")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     axes.set_title("Thousands of records a second, all threads together (logarithmic)", loc="left", fontsize=10)
 
 
