@@ -338,6 +338,15 @@ def _unfrozen_monotonic() -> Callable[[], float]:
     return time.monotonic
 
 
+def _native_sleep() -> Callable[[float], None]:
+    """
+    The system's, also where gevent has put its own in its place: a pause is for other threads, and some are made with a lock held.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    sleep: Callable[[float], None] = time.sleep if monkey is None else monkey.get_original("time", "sleep")
+    return sleep
+
+
 _monotonic = _unfrozen_monotonic()
 
 
@@ -347,7 +356,7 @@ class SystemRuntime:
     """
 
     _monotonic: Callable[[], float] = staticmethod(_monotonic)
-    _sleep: Callable[[float], None] = staticmethod(time.sleep)
+    _sleep: Callable[[float], None] = staticmethod(_native_sleep())
 
     def wall(self) -> float:
         """

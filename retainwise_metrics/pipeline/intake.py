@@ -6,14 +6,14 @@ Rules
 2. The flusher is the only one that waits for the lock, and it holds it for one small fold or one swap at a time.
 3. Nothing that could re-enter runs under the lock: no I/O, no logging, no user code. A finaliser or a signal handler that records
    while its own thread is folding finds the lock taken and appends.
-4. Lists are bounded. At `FOLD_AT` values a caller folds, unless somebody else does: then it appends, and who comes next folds more. At
-   `FULL_AT`, with somebody else still folding, the value is dropped and counted.
+4. Lists are bounded. At `FOLD_AT` values a caller folds, unless somebody else does: then it appends, and who comes next folds more the
+   longer the list has become. At `FULL_AT`, with somebody else still folding, the value is dropped and counted.
 5. The fast path (in `client.put_metric` and in the bound handles) only appends to a list that is *not empty*. Whatever must be decided
    per value - is it a new minute? is the client stopped? is the flusher asleep? - is decided by the slow path here, for the first value
    after each fold. Emptying the lists is therefore how the flusher makes every caller look again.
-6. All values of a list belong to one minute: that of the first value after the list was empty. The flusher empties the lists every
-   second and at each full minute, so the error is the lateness of that wake-up; and whoever takes the slow path in a new minute does not
-   wait for it, but turns the channel over. Explicit timestamps and one-second series carry their own window through the inbox.
+6. All values of a list belong to one minute. Whoever takes the slow path in a new minute turns the list over: it folds what is there, and
+   what is appended afterwards belongs to the new minute. So does the flusher at each full minute. The error is the lateness of that
+   wake-up, or the time that somebody else's fold takes. Explicit timestamps and one-second series carry their own window through the inbox.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ if TYPE_CHECKING:
 FOLD_AT = 4096
 """Unfolded values of one series at which a caller folds them: about 0.3 ms of work."""
 
-FOLD_AT_THE_LATEST = 524_288
+FOLD_AT_THE_LATEST = 262_144
 """
 Unfolded values of one series up to which the fast path goes on appending while somebody folds. The rest is left to the slow path, which
 counts what does not fit.
 """
+
+SHARE = 8
+"""A caller that finds a list longer than `FOLD_AT` folds an eighth of it, so that many threads cannot outrun those who fold."""
 
 FULL_AT = 1_048_576
 """
@@ -113,7 +116,7 @@ class Channel:
         self.series = series
         self.pending: list[float] = []
         self.minute = 0
-        """Start of the minute that all of `pending` belongs to; it changes under the lock, while the list is empty."""
+        """Start of the minute that all of `pending` belongs to; it changes under the lock, when all that was there has been folded."""
         self.retired = False
         """Its series lost their place: whoever still holds on to it has to ask for a new one."""
 
@@ -378,12 +381,10 @@ class Intake:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            self._fold(channel, FOLD_AT)
-            if not channel.pending:
-                channel.minute = window
-            return channel.minute == window
+            self._turn_over(channel, window)
         finally:
             self._lock.release()
+        return True
 
     def _is_late(self, channel: Channel, window: int) -> bool:
         """
@@ -411,7 +412,7 @@ class Intake:
         pending = channel.pending
         if len(pending) >= FOLD_AT and self._lock.acquire(blocking=False):
             try:
-                self._fold(channel, FOLD_AT)
+                self._work_off(channel, max(FOLD_AT, len(pending) // SHARE))
             finally:
                 self._lock.release()
         if len(pending) >= FULL_AT:
@@ -434,15 +435,33 @@ class Intake:
 
     # ---- under the lock ----
 
+    def _turn_over(self, channel: Channel, window: int) -> int:
+        """
+        Fold all that is there; what is appended from now on belongs to another window.
+        """
+        folded = self._work_off(channel, len(channel.pending))
+        channel.minute = window
+        return folded
+
+    def _work_off(self, channel: Channel, most: int) -> int:
+        folded = 0
+        while folded < most and channel.pending:
+            folded += self._fold(channel, min(most - folded, FOLD_AT))
+        return folded
+
     def _fold(self, channel: Channel, most: int) -> int:
-        self.fold_at = FOLD_AT_THE_LATEST  # nobody else can fold now
         # len, slice and del are each atomic, and appends only touch the end: nothing is lost without a lock on the callers' side.
         values = channel.pending[:most]
-        if values:
+        if not values:
+            return 0
+        if len(values) == FOLD_AT and self._refused_by() is None:
+            self.fold_at = FOLD_AT_THE_LATEST  # nobody else can fold now
+        try:
             del channel.pending[: len(values)]
             self._fold_into(channel, channel.minute, values)
             self._touch(channel, len(values))
-        self.fold_at = FOLD_AT
+        finally:
+            self.fold_at = FOLD_AT
         return len(values)
 
     def _touch(self, channel: Channel, values: int) -> None:
@@ -531,9 +550,13 @@ class Intake:
         """
         folded = 0
         with self._lock:
+            now = self._wall()
             for channel in channels:
                 if channel.pending:
-                    folded += self._fold(channel, FOLD_AT)
+                    window = channel.series[0].window_of(now)
+                    folded += (
+                        self._fold(channel, FOLD_AT) if channel.minute == window else self._turn_over(channel, window)
+                    )
                 if folded >= FOLD_AT:
                     break
             self._count_refused()

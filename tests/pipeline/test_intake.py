@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from retainwise_metrics import DropReason
-from retainwise_metrics.pipeline.intake import CROWDED_AT, FOLD_AT, FOLD_AT_THE_LATEST, FULL_AT, INBOX_FULL_AT
+from retainwise_metrics.datum import Series
+from retainwise_metrics.dimensions.cardinality import CardinalityGuard
+from retainwise_metrics.pipeline.intake import (
+    CROWDED_AT,
+    FOLD_AT,
+    FOLD_AT_THE_LATEST,
+    FULL_AT,
+    INBOX_FULL_AT,
+    SHARE,
+    Destination,
+    Intake,
+)
 from tests.helpers import NAMESPACE, assert_balanced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from retainwise_metrics import CloudWatchMetrics
+    from retainwise_metrics.pipeline.intake import Channel
     from retainwise_metrics.testing import InMemorySink, ManualRuntime
 
 
@@ -78,22 +92,114 @@ def test_more_values_than_one_fold_takes_are_all_in_one_flush(client: CloudWatch
     assert (result.delivered, result.pending) == (35_001, 0)
 
 
-def test_a_list_that_grew_while_somebody_folded_is_worked_off_by_its_callers(client: CloudWatchMetrics) -> None:
-    """A caller folds one portion at a time, also of a list that is many portions long, without waiting for the flusher."""
+MINUTE = 1_767_225_600
+
+
+class Interrupted(CardinalityGuard):
+    """It is asked in the middle of each fold: what other threads do then is done here."""
+
+    def __init__(self) -> None:
+        super().__init__(max_series=100, max_series_per_metric=100)
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def touch(self, *series: object) -> None:
+        self.meanwhile()
+
+
+class Folding:
+    """An intake with one series, its list, and what happens in the middle of each fold."""
+
+    def __init__(self) -> None:
+        self.now = float(MINUTE)
+        self.guard = Interrupted()
+        self.intake = Intake(
+            lambda: self.now,
+            lambda: self.guard,
+            max_distinct=1000,
+            max_channels=10,
+            max_windows=10,
+            wake=lambda: None,
+            latecomers=lambda: None,
+        )
+        destination = Destination((Series(NAMESPACE, "M", (("Kind", "k"),), "None", 60),), private=False)
+        self.intake.record(destination, 1, None)
+        channel = self.intake.channel_of(destination)
+        assert channel is not None
+        self.channel: Channel = channel
+        self.intake.take()
+
+    def by_minute(self) -> dict[int, int]:
+        """How many values each minute holds."""
+        self.intake.fold_step([self.channel])
+        found: dict[int, int] = {}
+        for window, _, distribution in self.intake.take().sealed():
+            found[window - MINUTE] = found.get(window - MINUTE, 0) + distribution.measurements
+        return found
+
+
+def test_only_while_a_full_list_is_folded_may_lists_grow() -> None:
+    """Who loses the interpreter in the middle of a fold does not make all others take the slow path; otherwise 4,096 is the limit."""
+    one = Folding()
+    seen: list[int] = []
+    one.guard.meanwhile = lambda: seen.append(one.intake.fold_at)
+    for values in (FOLD_AT - 1, FOLD_AT):
+        one.channel.pending.extend([1] * values)
+        one.intake.fold_step([one.channel])
+        assert one.intake.fold_at == FOLD_AT
+    one.intake.refuse_when(lambda: DropReason.STOPPED)
+    one.channel.pending.extend([1] * FOLD_AT)
+    one.intake.fold_step([one.channel])
+    assert seen == [FOLD_AT, FOLD_AT_THE_LATEST, FOLD_AT]
+
+
+def test_a_fold_that_is_struck_leaves_no_list_growing() -> None:
+    """A signal handler may raise in the middle of it."""
+    one = Folding()
+
+    def strike() -> None:
+        raise KeyboardInterrupt
+
+    one.guard.meanwhile = strike
+    one.channel.pending.extend([1] * FOLD_AT)
+    with pytest.raises(KeyboardInterrupt):
+        one.intake.record(one.channel, 1, None)
+    assert one.intake.fold_at == FOLD_AT
+    one.guard.meanwhile = lambda: None
+    assert one.intake.record(one.channel, 1, None)
+
+
+@pytest.mark.parametrize("by", ["flusher", "caller"])
+def test_a_list_that_is_never_empty_is_turned_over_all_the_same(by: str) -> None:
+    """Other threads append in the middle of every fold: what comes after the look at the clock belongs to the new minute."""
+    one = Folding()
+    one.intake.record(one.channel, 1, None)
+    one.channel.pending.extend([1] * 3 * FOLD_AT)
+    one.guard.meanwhile = lambda: one.channel.pending.append(1)
+    one.now += 60
+    if by == "flusher":
+        one.intake.fold_step([one.channel])
+    else:
+        one.intake.record(one.channel, 1, None)
+    one.channel.pending.extend([1] * 10)  # the fast path asks for no minute
+    one.guard.meanwhile = lambda: None
+    assert one.by_minute() == {0: 1 + 3 * FOLD_AT, 60: 4 + 10 + (by == "caller")}
+
+
+def test_a_list_that_has_grown_is_worked_off_by_its_callers(client: CloudWatchMetrics) -> None:
+    """Each folds an eighth of it, at least one portion, without waiting for the flusher."""
     handle = client.counter("M")
     handle.inc()
     client.flush()
     handle.inc()
     (channel,) = client._intake.channels()
-    with client._intake._lock:  # what a thread that lost the interpreter in the middle of a fold has left
-        client._intake.fold_at = FOLD_AT_THE_LATEST
-        assert all(handle.inc() for _ in range(10 * FOLD_AT))
-    client._intake.fold_at = FOLD_AT
-    assert len(channel.pending) > 10 * FOLD_AT
-    for _ in range(10):
+    channel.pending.extend([1] * 16 * FOLD_AT)
+    before = len(channel.pending)
+    handle.inc()
+    assert len(channel.pending) == before - before // SHARE + 1
+    for _ in range(20):
         handle.inc()
     assert len(channel.pending) < FOLD_AT
-    assert client.flush().delivered == 1 + 10 * FOLD_AT + 10
+    assert client.flush().delivered == 1 + 16 * FOLD_AT + 21
 
 
 def test_a_full_list_drops_and_counts(client: CloudWatchMetrics) -> None:
