@@ -126,8 +126,8 @@ class Sketch:
 
     def _note(self, total: float, minimum: float, maximum: float) -> None:
         self._total += total
-        self.minimum = min(self.minimum, minimum)
-        self.maximum = max(self.maximum, maximum)
+        self.minimum = min(self.minimum, float(minimum))
+        self.maximum = max(self.maximum, float(maximum))
 
     def bins(self) -> int:
         """
@@ -141,25 +141,32 @@ class Sketch:
         """
         items = dict.fromkeys((self.minimum, self.maximum), 1)
         rest = self._counts.copy()
-        for bucket in self._buckets(_leading_bits(items)):
+        outermost = self._buckets(_leading_bits(items))
+        for bucket in outermost:
             rest[bucket] -= 1
-        lows, highs = self._edges(rest)
+        edges = self._edges(rest, outermost)
         # Whatever the values were, their sum lies between that of the lower and that of the upper edges.
-        lowest, highest = (sum(map(mul, edges, rest.values())) for edges in (lows, highs))
+        lowest, highest = (sum(map(mul, each, rest.values())) for each in edges)
         height = (self._total - sum(items) - lowest) / (highest - lowest) if highest > lowest else 0.0
         height = min(max(height, 0.0), 1.0)
-        for low, high, count in zip(lows, highs, rest.values(), strict=True):
+        for low, high, count in zip(*edges, rest.values(), strict=True):
             if count:
                 value = low + height * (high - low)
                 items[value] = items.get(value, 0) + count
         return items
 
-    def _edges(self, buckets: Iterable[int]) -> tuple[list[float], list[float]]:
-        """The smallest and the largest value that each bucket may hold."""
-        nearer = _edges_of([bucket << self._widened for bucket in buckets])
-        farther = _edges_of([(bucket + 1) << self._widened for bucket in buckets])
-        lows, highs = map(min, nearer, farther), map(max, nearer, farther)
-        return [max(low, self.minimum) for low in lows], [min(high, self.maximum) for high in highs]
+    def _edges(self, buckets: Iterable[int], outermost: Iterable[int]) -> tuple[list[float], list[float]]:
+        """The smallest and the largest value that each bucket may hold; the outermost do not reach beyond the extremes."""
+        places = list(buckets)
+        nearer = _edges_of([bucket << self._widened for bucket in places])
+        farther = _edges_of([(bucket + 1) << self._widened for bucket in places])
+        lows = [near if bucket >= 0 else far for bucket, near, far in zip(places, nearer, farther, strict=True)]
+        highs = [far if bucket >= 0 else near for bucket, near, far in zip(places, nearer, farther, strict=True)]
+        for bucket in outermost:
+            place = places.index(bucket)
+            lows[place] = max(lows[place], self.minimum)
+            highs[place] = min(highs[place], self.maximum)
+        return lows, highs
 
 
 def _leading_bits(values: Iterable[float]) -> list[int]:
@@ -261,8 +268,10 @@ class Distribution:
         """
         Distinct values, ascending, with their counts.
         """
+        if self._sketch is not None:
+            return sorted(self._sketch.items().items())
         counts: dict[float, int] = {}
-        for value, count in (self._exact if self._sketch is None else self._sketch.items()).items():
+        for value, count in self._exact.items():
             # Integers beyond 2**53 may be different and still the same float, and a value may be sent only once per datum.
             number = float(value)
             counts[number] = counts.get(number, 0) + count
