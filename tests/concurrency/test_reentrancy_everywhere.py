@@ -10,12 +10,10 @@ import faulthandler
 import gc
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +30,7 @@ from retainwise_metrics import (
     set_metrics_client,
 )
 from retainwise_metrics.testing import FakeCloudWatch, InMemorySink, ManualRuntime
-from tests.concurrency.test_reentrancy import SIGNAL_SECONDS, Mourned, needs_timer
+from tests.concurrency.test_reentrancy import Mourned, needs_timer, storm
 from tests.concurrency.threads import FOREVER_SECONDS, PATIENCE_SECONDS, begin, together
 from tests.helpers import NAMESPACE, assert_balanced
 
@@ -470,34 +468,6 @@ def test_a_sink_that_stops_its_client() -> None:
 
 
 # ---- signals, on threads and over sockets ----
-
-
-@contextmanager
-def storm(handler: Callable[[], object]) -> Iterator[Callable[[], int]]:
-    """
-    Call something on the main thread from a signal handler, thousands of times a second; tells how often it was called.
-
-    Handlers interrupt handlers, but not without end: on a busy machine each would be interrupted by the next.
-    """
-    calls: list[None] = []
-    nested: list[None] = []
-
-    def handle(*_: object) -> None:
-        if len(nested) < 3:
-            nested.append(None)
-            calls.append(None)
-            handler()
-            nested.pop()
-
-    before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, SIGNAL_SECONDS, SIGNAL_SECONDS)
-    try:
-        yield lambda: len(calls)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        # The last signal may still be on its way to a thread that does not run just now; this discards it, the default would end us.
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-        signal.signal(signal.SIGALRM, before)
 
 
 @needs_timer
