@@ -195,6 +195,9 @@ class _Tap:
         self._runtime = capture._runtime  # noqa: SLF001
         self._former = former
 
+    fold_at = 0
+    """No list is short enough for the fast way, should a handle still know one that holds something."""
+
     def channel_of(self, destination: Destination) -> Channel | None:
         """
         None, whatever the destination.

@@ -296,6 +296,22 @@ def test_a_client_made_in_place_of_the_capture_is_stopped(monkeypatch: pytest.Mo
     assert set(threading.enumerate()) == before
 
 
+def test_a_list_that_another_thread_has_just_filled_is_no_way_past_the_capture() -> None:
+    """Such a thread may lose the interpreter between its look at the list and its append."""
+    client = CloudWatchMetrics(MetricsConfig(catalogue=()), sink=InMemorySink(), runtime=kit.ManualRuntime())
+    set_metrics_client(client)
+    handle = client.counter("Jobs")
+    for _ in range(2):
+        handle.inc()
+        client.flush()
+    (channel,) = client._intake.channels()
+    with captured_metrics() as metrics:
+        channel.pending.append(1)
+        assert handle.inc()
+        assert put_metric("Jobs", 1, "Count")
+        metrics.assert_recorded("Jobs", count=2)
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_what_was_made_from_the_previous_client_is_seen(enabled: bool) -> None:
     """Its own methods, handles and scopes, whether it is enabled or not, and whether they hold values or not."""
