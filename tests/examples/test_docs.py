@@ -117,7 +117,7 @@ def settings_table() -> str:
 def settings_row(name: str, setting: Setting) -> str:
     """One setting; numbers are written with thousands separators."""
     variables = ", ".join(f"`{variable}`" for variable in (PREFIX + name.upper(), *setting.variables))
-    allowed = re.sub(r"\d[\d.e+]*", lambda number: f"{float(number[0]):,.10g}", setting.allowed)
+    allowed = re.sub(r"\d[\d.e+]*", lambda number: f"{float(number[0]):,.13g}", setting.allowed)
     return f"| {variables} | {settings_default(setting)} | {allowed} | {setting.meaning} |"
 
 
@@ -127,7 +127,7 @@ def settings_default(setting: Setting) -> str:
         return "none"
     if setting.kind is bool:
         return str(setting.default).lower()
-    return f"{setting.default:,.10g}" if setting.kind in {int, float} else f"`{setting.default}`"
+    return f"{setting.default:,.13g}" if setting.kind in {int, float} else f"`{setting.default}`"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if program_of(page.read_text("utf-8")).strip()], ids=page_name)
