@@ -35,6 +35,14 @@ def numbers_in(call: object) -> Counter[int]:
     return found
 
 
+def wait_for_the_disk(owner: subprocess.Popen[str]) -> None:
+    """Until some of its values are safe, while nothing gets through."""
+    assert owner.stdout is not None
+    recorded = unsafe = 0
+    while recorded == unsafe:
+        recorded, unsafe = json.loads(owner.stdout.readline())
+
+
 @pytest.mark.parametrize("delivery", ["at-least-once", "at-most-once"])
 def test_kill_9_at_any_point_loses_what_was_not_on_disk_and_repeats_nothing_acknowledged(
     delivery: str,
@@ -113,11 +121,10 @@ def test_killed_between_acceptance_and_answer(
     settings = {"RETAINWISE_METRICS_SPOOL_DIR": str(tmp_path / "spool"), "RETAINWISE_METRICS_DELIVERY": delivery}
     cloudwatch.faults.fail(503)
     owner = start("spool.py", "0", "killed", **settings)
-    assert owner.stdout is not None
-    while not list(tmp_path.glob("spool/*/*.seg")):
-        owner.stdout.readline()
+    wait_for_the_disk(owner)
     cloudwatch.faults.clear()
     cloudwatch.faults.hang(after_accept=True)
+    assert owner.stdout is not None
     while not cloudwatch.faults.held:
         owner.stdout.readline()
     owner.send_signal(signal.SIGKILL)
@@ -150,9 +157,7 @@ def test_an_heir_on_the_same_host_waits_for_the_end_of_the_owner(
     settings = {"RETAINWISE_METRICS_SPOOL_DIR": str(tmp_path / "spool")}
     cloudwatch.faults.fail(503)
     owner = start("spool.py", "0", "killed", **settings)
-    assert owner.stdout is not None
-    while not list(tmp_path.glob("spool/*/*.seg")):
-        owner.stdout.readline()
+    wait_for_the_disk(owner)
     owner.send_signal(signal.SIGSTOP)
     cloudwatch.faults.clear()
     assert run("spool.py", "0", "delivers", **settings).said == [0, 0, 0, {}]
