@@ -70,6 +70,8 @@ class Sketch:
 
     A bucket is what the doubles with the same leading bits hold: a whole list of values is sorted into buckets without a logarithm, and
     nearly without the interpreter. Numbers that are closer to zero than 2e-308 count as zero.
+
+    Whatever is taken is prepared first and then put in place by assignments alone: a Ctrl-C comes before them or after, never in between.
     """
 
     __slots__ = ("_counts", "_total", "_widened", "maximum", "minimum")
@@ -88,15 +90,14 @@ class Sketch:
         Take a list of values, at least one.
         """
         parts = Counter(_leading_bits(values))
-        self._add(self._buckets(parts), parts.values())
-        self._note(sum(values), min(values), max(values))
+        self._add(self._buckets(parts), parts.values(), sum(values), min(values), max(values))
 
     def extend_counts(self, counts: Mapping[float, int]) -> None:
         """
         Take values that come with how often they occurred, at least one.
         """
-        self._add(self._buckets(_leading_bits(counts)), counts.values())
-        self._note(sum(value * count for value, count in counts.items()), min(counts), max(counts))
+        total = sum(value * count for value, count in counts.items())
+        self._add(self._buckets(_leading_bits(counts)), counts.values(), total, min(counts), max(counts))
 
     def merge(self, other: Sketch) -> None:
         """
@@ -105,29 +106,37 @@ class Sketch:
         while self._widened < other._widened:
             self._widen()
         narrower = self._widened - other._widened
-        self._add([bucket >> narrower for bucket in other._counts], other._counts.values())
-        self._note(other._total, other.minimum, other.maximum)
+        buckets = [bucket >> narrower for bucket in other._counts]
+        self._add(buckets, other._counts.values(), other._total, other.minimum, other.maximum)
 
     def _buckets(self, parts: Iterable[int]) -> list[int]:
         widened = self._widened
         return [(part // PARTS * BUCKETS + BUCKET_OF_PART[part % PARTS]) >> widened for part in parts]
 
-    def _add(self, buckets: list[int], counts: Iterable[int]) -> None:
-        held = self._counts
+    def _add(self, buckets: list[int], counts: Iterable[int], total: float, minimum: float, maximum: float) -> None:
+        held = self._counts.copy()
         for bucket, count in zip(buckets, counts, strict=True):
             held[bucket] = held.get(bucket, 0) + count
+        minimum, maximum = min(self.minimum, float(minimum)), max(self.maximum, float(maximum))
+        self._counts = held
+        self._total += total
+        self.minimum = minimum
+        self.maximum = maximum
         while len(self._counts) > MAX_BUCKETS:
             self._widen()
 
     def _widen(self) -> None:
-        narrow, self._counts = self._counts, {}
+        wide: dict[int, int] = {}
+        for bucket, count in self._counts.items():
+            wide[bucket >> 1] = wide.get(bucket >> 1, 0) + count
+        self._counts = wide
         self._widened += 1
-        self._add([bucket >> 1 for bucket in narrow], narrow.values())
 
-    def _note(self, total: float, minimum: float, maximum: float) -> None:
-        self._total += total
-        self.minimum = min(self.minimum, float(minimum))
-        self.maximum = max(self.maximum, float(maximum))
+    def count(self) -> int:
+        """
+        How many values it holds.
+        """
+        return sum(self._counts.values())
 
     def bins(self) -> int:
         """
@@ -246,9 +255,18 @@ class Distribution:
             self._sketch.extend_counts(counts)
 
     def _overflow(self) -> None:
-        exact, self._exact = self._exact, Counter()
-        self._sketch = self._sketch or Sketch()
-        self._count(exact)
+        sketch, empty = self._sketch or Sketch(), Counter[float]()
+        if self._exact:
+            sketch.extend_counts(self._exact)
+        self._sketch = sketch
+        self._exact = empty
+
+    def recount(self) -> int:
+        """
+        Put `measurements` right after a fold that did not come to its end, and tell it.
+        """
+        self.measurements = sum(self._exact.values()) + (self._sketch.count() if self._sketch is not None else 0)
+        return self.measurements
 
     @property
     def exact(self) -> bool:
@@ -314,6 +332,15 @@ class Windows:
             distribution = distributions[series] = Distribution(self._max_distinct)
             self.datums += 1
         return distribution
+
+    def recount(self) -> int:
+        """
+        Put the books right after a fold that did not come to its end, and tell how many measurements are held.
+        """
+        held = [distribution for distributions in self._open.values() for distribution in distributions.values()]
+        self.datums = len(held)
+        self.measurements = sum(distribution.recount() for distribution in held)
+        return self.measurements
 
     def holds(self, window: int, series: Series) -> bool:
         """

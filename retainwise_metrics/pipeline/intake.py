@@ -454,24 +454,41 @@ class Intake:
         values = channel.pending[:most]
         if not values:
             return 0
-        if len(values) == FOLD_AT and self._refused_by() is None:
+        folded = len(values)
+        if folded == FOLD_AT and self._refused_by() is None:
             self.fold_at = FOLD_AT_THE_LATEST  # nobody else can fold now
+        before, removed = self._windows.measurements, False
         try:
-            del channel.pending[: len(values)]
+            # The interpreter looks for signals after calls and at the end of loops: not between these two.
+            del channel.pending[:folded]
+            removed = True
             self._fold_into(channel, channel.minute, values)
-            self._touch(channel, len(values))
+            self._touch(channel, folded)
+        except BaseException:  # a Ctrl-C, or what is raised in this thread from outside
+            if removed:
+                self._finish_fold(channel, values, before)
+            raise
         finally:
             self.fold_at = FOLD_AT
-        return len(values)
+        return folded
+
+    def _finish_fold(self, channel: Channel, values: list[float], before: int) -> None:
+        """
+        Find out how far a fold has come, and do the rest: its values are in no list any more.
+        """
+        held = self._windows.recount()
+        counts = self.published
+        self.published = IntakeCounts(counts.taken + held, counts.taken, counts.refused)
+        self._fold_into(channel, channel.minute, values, skip=(held - before) // len(values))
 
     def _touch(self, channel: Channel, values: int) -> None:
         for series in channel.series:
             if series.dimensions:
                 self._guard.touch(series.namespace, series.name, series.dimensions, values)
 
-    def _fold_into(self, channel: Channel, window: int, values: list[float] | Counted) -> None:
+    def _fold_into(self, channel: Channel, window: int, values: list[float] | Counted, skip: int = 0) -> None:
         measurements = values.total if isinstance(values, Counted) else len(values)
-        for series in channel.series:
+        for series in channel.series[skip:]:
             if self._windows.datums >= self._max_windows and not self._windows.holds(window, series):
                 self._note_refused(DropReason.BACKLOG_FULL, measurements)
                 continue

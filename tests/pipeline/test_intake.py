@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dis
+import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +26,7 @@ from tests.helpers import NAMESPACE, assert_balanced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from retainwise_metrics import CloudWatchMetrics
     from retainwise_metrics.pipeline.intake import Channel
@@ -109,23 +113,26 @@ class Interrupted(CardinalityGuard):
 class Folding:
     """An intake with one series, its list, and what happens in the middle of each fold."""
 
-    def __init__(self) -> None:
+    def __init__(self, sets: int = 1) -> None:
         self.now = float(MINUTE)
         self.guard = Interrupted()
         self.intake = Intake(
             lambda: self.now,
             lambda: self.guard,
-            max_distinct=1000,
+            max_distinct=20,
             max_channels=10,
             max_windows=10,
             wake=lambda: None,
             latecomers=lambda: None,
         )
-        destination = Destination((Series(NAMESPACE, "M", (("Kind", "k"),), "None", 60),), private=False)
+        series = (Series(NAMESPACE, "M", (("Kind", f"k{number}"),), "None", 60) for number in range(sets))
+        destination = Destination(tuple(series), private=False)
         self.intake.record(destination, 1, None)
         channel = self.intake.channel_of(destination)
         assert channel is not None
         self.channel: Channel = channel
+        self.intake.record(channel, 1, None)
+        self.intake.fold_step([channel])
         self.intake.take()
 
     def by_minute(self) -> dict[int, int]:
@@ -166,6 +173,71 @@ def test_a_fold_that_is_struck_leaves_no_list_growing() -> None:
     assert one.intake.fold_at == FOLD_AT
     one.guard.meanwhile = lambda: None
     assert one.intake.record(one.channel, 1, None)
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th place where the interpreter looks for signals: after calls, at the start of functions, in loops."""
+
+    def __init__(self, at: int) -> None:
+        self.places, self._at = 0, at
+        self._previous: dict[FrameType, str] = {}
+        self._visits: Counter[object] = Counter()
+
+    def trace(self, frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
+        """For `sys.settrace`."""
+        if "retainwise_metrics" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            before = self._previous.get(frame, "RESUME")
+            self._previous[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if before.startswith(("CALL", "RESUME", "JUMP_BACKWARD")):
+                place = (frame.f_code, frame.f_lasti)
+                self._visits[place] += 1
+                if self._visits[place] > 3:
+                    return self.trace  # more rounds of a loop show nothing new
+                self.places += 1
+                if self.places == self._at:
+                    raise KeyboardInterrupt
+        return self.trace
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 looks for signals at other places")
+@pytest.mark.parametrize("distinct", [1, 10, 64], ids=["counter", "exact", "sketch"])
+@pytest.mark.parametrize("sets", [1, 3])
+def test_a_fold_that_is_interrupted_anywhere_loses_nothing_and_counts_nothing_twice(distinct: int, sets: int) -> None:
+    """Wherever a Ctrl-C comes, every value is in the list or in the window of each of its series, and the books say so."""
+    values = [place % distinct + 0.5 for place in range(64)]
+    at = 0
+    while True:
+        at += 1
+        one = Folding(sets)
+        interrupt = Interrupt(at)
+        for _ in range(2):  # the second time the series is known, and a sketch
+            one.channel.pending.extend(values)
+            before = sys.gettrace()
+            sys.settrace(interrupt.trace)
+            try:
+                one.intake.fold_step([one.channel])
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+        assert not one.intake._lock.locked()
+        counts, unfolded, _ = one.intake.counts()
+        waiting = len(one.channel.pending)
+        one.intake.fold_step([one.channel])
+        one.intake.fold_step([one.channel])
+        held = {series: distribution for _, series, distribution in one.intake.take().sealed()}
+        for distribution in held.values():
+            items = distribution.items()
+            assert sum(count for _, count in items) == distribution.measurements == 2 * 64, at
+            assert sum(value * count for value, count in items) == pytest.approx(2 * sum(values))
+        assert len(held) == sets
+        assert unfolded == waiting * sets
+        assert counts.folded - counts.taken + unfolded == 2 * 64 * sets, at
+        if interrupt.places < at:
+            return
 
 
 @pytest.mark.parametrize("by", ["flusher", "caller"])
