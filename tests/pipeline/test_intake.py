@@ -176,7 +176,7 @@ def test_a_fold_that_is_struck_leaves_no_list_growing() -> None:
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the n-th place where the interpreter looks for signals: after calls, at the start of functions, in loops."""
+    """Raises KeyboardInterrupt at the n-th place where the interpreter looks for signals: after calls, at starts of functions, in loops."""
 
     def __init__(self, at: int) -> None:
         self.places, self._at = 0, at
