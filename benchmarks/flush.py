@@ -149,7 +149,7 @@ def _series(number: int) -> Series:
 
 
 def _seal(series: int, distinct: int) -> float:
-    windows, backlog = _windows(series, distinct), Backlog(1_000_000)
+    windows, backlog = _windows(series, distinct), Backlog(1_000_000, 1_000)
     began = time.thread_time()
     for sealed in windows.sealed():
         backlog.add(*sealed)
@@ -157,7 +157,7 @@ def _seal(series: int, distinct: int) -> float:
 
 
 def _batch(series: int, distinct: int) -> float:
-    backlog, sink, bounds = Backlog(1_000_000), PutMetricDataSink(Connection()), BatchLimits(20)
+    backlog, sink, bounds = Backlog(1_000_000, 1_000), PutMetricDataSink(Connection()), BatchLimits(20)
     for sealed in _windows(series, distinct).sealed():
         backlog.add(*sealed)
         sink.datum_bytes(

@@ -1,7 +1,7 @@
 """
 Folding: many values become few, without losing what CloudWatch can compute from them.
 
-A `Distribution` is exact as long as it holds few distinct values: equal values are counted, so sums, extremes and every percentile
+A distribution is exact as long as it holds few distinct values: equal values are counted, so sums, extremes and every percentile
 survive. Past `max_distinct` values it becomes a sketch:
 
 - two values in one bucket differ by less than 1 % (`RELATIVE_ERROR`), so every percentile is right to 1 %;
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from retainwise_metrics import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from retainwise_metrics.datum import Counted, Series
 
@@ -37,6 +37,9 @@ MAX_BUCKETS = 4096
 Most buckets of one sketch. They span 49 powers of two, a factor of 5e14; data wider than that doubles the width of all buckets (and with it
 the error) until it fits.
 """
+
+BUCKETS_PER_TURN = 256
+"""Buckets whose values are computed before other threads get a turn: about 0.2 ms."""
 
 PARTS = 256
 """Equal parts, 0.2 to 0.4 % wide, of the numbers from one power of two to the next; the mantissa's first 8 bits say which part."""
@@ -144,37 +147,51 @@ class Sketch:
         """
         return len(self._counts) + 2
 
-    def items(self) -> dict[float, int]:
+    def items(self, pause: Callable[[], None] = lambda: None) -> dict[float, int]:
         """
         The sketch as value -> count: one value for each bucket, with the exact extremes singled out.
+
+        Args:
+            pause: Lets other threads run; called after every `BUCKETS_PER_TURN` buckets.
         """
         items = dict.fromkeys((self.minimum, self.maximum), 1)
         rest = self._counts.copy()
         outermost = self._buckets(_leading_bits(items))
         for bucket in outermost:
             rest[bucket] -= 1
-        edges = self._edges(rest, outermost)
         # Whatever the values were, their sum lies between that of the lower and that of the upper edges.
-        lowest, highest = (sum(map(mul, each, rest.values())) for each in edges)
+        lowest = highest = 0.0
+        turns = []
+        buckets = sorted(rest)
+        for start in range(0, len(buckets), BUCKETS_PER_TURN):
+            turn = buckets[start : start + BUCKETS_PER_TURN]
+            counts = [rest[bucket] for bucket in turn]
+            lows, highs = self._edges(turn, outermost)
+            lowest += sum(map(mul, lows, counts))
+            highest += sum(map(mul, highs, counts))
+            turns.append((lows, highs, counts))
+            pause()
         height = (self._total - sum(items) - lowest) / (highest - lowest) if highest > lowest else 0.0
         height = min(max(height, 0.0), 1.0)
-        for low, high, count in zip(*edges, rest.values(), strict=True):
-            if count:
-                value = low + height * (high - low)
-                items[value] = items.get(value, 0) + count
+        for lows, highs, counts in turns:
+            for low, high, count in zip(lows, highs, counts, strict=True):
+                if count:
+                    value = low + height * (high - low)
+                    items[value] = items.get(value, 0) + count
+            pause()
         return items
 
-    def _edges(self, buckets: Iterable[int], outermost: Iterable[int]) -> tuple[list[float], list[float]]:
+    def _edges(self, buckets: list[int], outermost: Iterable[int]) -> tuple[list[float], list[float]]:
         """The smallest and the largest value that each bucket may hold; the outermost do not reach beyond the extremes."""
-        places = list(buckets)
-        nearer = _edges_of([bucket << self._widened for bucket in places])
-        farther = _edges_of([(bucket + 1) << self._widened for bucket in places])
-        lows = [near if bucket >= 0 else far for bucket, near, far in zip(places, nearer, farther, strict=True)]
-        highs = [far if bucket >= 0 else near for bucket, near, far in zip(places, nearer, farther, strict=True)]
+        nearer = _edges_of([bucket << self._widened for bucket in buckets])
+        farther = _edges_of([(bucket + 1) << self._widened for bucket in buckets])
+        lows = [near if bucket >= 0 else far for bucket, near, far in zip(buckets, nearer, farther, strict=True)]
+        highs = [far if bucket >= 0 else near for bucket, near, far in zip(buckets, nearer, farther, strict=True)]
         for bucket in outermost:
-            place = places.index(bucket)
-            lows[place] = max(lows[place], self.minimum)
-            highs[place] = min(highs[place], self.maximum)
+            if bucket in buckets:
+                place = buckets.index(bucket)
+                lows[place] = max(lows[place], self.minimum)
+                highs[place] = min(highs[place], self.maximum)
         return lows, highs
 
 
@@ -194,111 +211,86 @@ def _edges_of(buckets: Iterable[int]) -> list[float]:
     return [edge if abs(edge) >= sys.float_info.min else 0.0 for edge in edges]
 
 
-class Distribution:
+Distribution = dict[float, int] | Sketch
+"""
+Everything recorded for one series in one window: how often each value occurred, or a sketch.
+
+It is a plain dict for the sake of Python's garbage collector, which never looks into dicts of numbers. An object around it would be one
+more for each series and minute that the collector goes through, and makes everybody wait for (docs/decisions/0004).
+"""
+
+
+def measurements_of(distribution: Distribution) -> int:
     """
-    Everything recorded for one series in one window.
+    How many values were folded in.
+    """
+    return distribution.count() if isinstance(distribution, Sketch) else sum(distribution.values())
+
+
+def datums_of(distribution: Distribution) -> int:
+    """
+    How many datums it will become, at most.
+    """
+    distinct = distribution.bins() if isinstance(distribution, Sketch) else len(distribution)
+    return ceil(distinct / limits.VALUES_PER_DATUM)
+
+
+def items_of(distribution: Distribution, pause: Callable[[], None] = lambda: None) -> list[tuple[float, int]]:
+    """
+    Distinct values, ascending, with their counts.
 
     Args:
-        max_distinct: How many distinct values are kept exactly before a sketch takes over.
+        distribution: Exact, or a sketch.
+        pause: Lets other threads run; called while the values of a large sketch are computed.
     """
+    if isinstance(distribution, Sketch):
+        return sorted(distribution.items(pause).items())
+    counts: dict[float, int] = {}
+    for value, count in distribution.items():
+        # Integers beyond 2**53 may be different and still the same float, and a value may be sent only once per datum.
+        number = float(value)
+        counts[number] = counts.get(number, 0) + count
+    return sorted(counts.items())
 
-    __slots__ = ("_exact", "_max_distinct", "_sketch", "measurements")
 
-    def __init__(self, max_distinct: int) -> None:
-        self._max_distinct = max_distinct
-        self._exact: Counter[float] = Counter()
-        self._sketch: Sketch | None = None
-        self.measurements = 0
-        """How many values were folded in."""
+def merged(held: Distribution, other: Distribution, max_distinct: int) -> Distribution:
+    """
+    Everything that two distributions of one series and window hold. A sketch among them is used for that; neither may be used again.
+    """
+    if not isinstance(other, Sketch):
+        return _with_counts(held, other, max_distinct)
+    if not isinstance(held, Sketch):
+        return _with_counts(other, held, max_distinct)
+    held.merge(other)
+    return held
 
-    def fold(self, values: list[float]) -> None:
-        """
-        Count a list of values, at least one.
-        """
-        first, count = values[0], len(values)
-        self.measurements += count
-        if self._sketch is not None:
-            self._sketch.extend(values)
-        elif first == values[-1] and values.count(first) == count:
-            self._exact[first] += count  # counters: all ones, eighty times cheaper to count than to look up one by one
-        else:
-            self._exact.update(values)
-        if len(self._exact) > self._max_distinct:
-            self._overflow()
 
-    def fold_counts(self, counts: Mapping[float, int], total: int) -> None:
-        """
-        Count values that come with how often they occurred.
-        """
-        self.measurements += total
-        self._count(counts)
-        if len(self._exact) > self._max_distinct:
-            self._overflow()
+def _with_counts(held: Distribution, counts: Mapping[float, int], max_distinct: int) -> Distribution:
+    """Also takes values that come with how often they occurred. A dict is not changed but replaced: all of them are counted, or none."""
+    if isinstance(held, Sketch):
+        if counts:
+            held.extend_counts(counts)
+        return held
+    together = held.copy()
+    for value, count in counts.items():
+        together[value] = together.get(value, 0) + count
+    return _bounded(together, max_distinct)
 
-    def merge(self, other: Distribution) -> None:
-        """
-        Take everything another distribution of the same series and window holds.
-        """
-        self.measurements += other.measurements
-        self._count(other._exact)
-        if len(self._exact) > self._max_distinct:
-            self._overflow()
-        if other._sketch is not None:
-            if self._sketch is None:
-                self._overflow()
-            self._sketch.merge(other._sketch)  # type: ignore[union-attr]  # _overflow made it
 
-    def _count(self, counts: Mapping[float, int]) -> None:
-        if self._sketch is None:
-            self._exact.update(counts)
-        elif counts:
-            self._sketch.extend_counts(counts)
-
-    def _overflow(self) -> None:
-        sketch, empty = self._sketch or Sketch(), Counter[float]()
-        if self._exact:
-            sketch.extend_counts(self._exact)
-        self._sketch = sketch
-        self._exact = empty
-
-    def recount(self) -> int:
-        """
-        Put `measurements` right after a fold that did not come to its end, and tell it.
-        """
-        self.measurements = sum(self._exact.values()) + (self._sketch.count() if self._sketch is not None else 0)
-        return self.measurements
-
-    @property
-    def exact(self) -> bool:
-        """
-        Whether every value is still kept as it was.
-        """
-        return self._sketch is None
-
-    def datums(self) -> int:
-        """
-        How many datums this will become, at most.
-        """
-        distinct = self._sketch.bins() if self._sketch is not None else len(self._exact)
-        return ceil(distinct / limits.VALUES_PER_DATUM)
-
-    def items(self) -> list[tuple[float, int]]:
-        """
-        Distinct values, ascending, with their counts.
-        """
-        if self._sketch is not None:
-            return sorted(self._sketch.items().items())
-        counts: dict[float, int] = {}
-        for value, count in self._exact.items():
-            # Integers beyond 2**53 may be different and still the same float, and a value may be sent only once per datum.
-            number = float(value)
-            counts[number] = counts.get(number, 0) + count
-        return sorted(counts.items())
+def _bounded(exact: dict[float, int], max_distinct: int) -> Distribution:
+    if len(exact) <= max_distinct:
+        return exact
+    sketch = Sketch()
+    sketch.extend_counts(exact)
+    return sketch
 
 
 class Windows:
     """
     The open windows: for each window start, a distribution per series.
+
+    Args:
+        max_distinct: How many distinct values a distribution keeps exactly before a sketch takes over.
     """
 
     __slots__ = ("_max_distinct", "_open", "datums", "measurements")
@@ -313,25 +305,36 @@ class Windows:
 
     def fold(self, window: int, series: Series, values: list[float]) -> None:
         """
-        Fold values of one series into the window that starts at `window` (epoch seconds).
+        Fold values of one series, at least one, into the window that starts at `window` (epoch seconds).
         """
-        self._distribution(window, series).fold(values)
-        self.measurements += len(values)
+        distributions, held = self._held(window, series)
+        first, count = values[0], len(values)
+        if isinstance(held, Sketch):
+            held.extend(values)
+        else:
+            if first == values[-1] and values.count(first) == count:
+                held[first] = held.get(first, 0) + count  # counters: eighty times cheaper than to look each one up
+            else:
+                Counter.update(held, values)  # type: ignore[call-overload]  # counts in C, into any dict
+            if len(held) > self._max_distinct:
+                distributions[series] = _bounded(held, self._max_distinct)
+        self.measurements += count
 
     def fold_counts(self, window: int, series: Series, counted: Counted) -> None:
         """
         Likewise, for values that come with how often they occurred.
         """
-        self._distribution(window, series).fold_counts(counted.counts, counted.total)
+        distributions, held = self._held(window, series)
+        distributions[series] = _with_counts(held, counted.counts, self._max_distinct)
         self.measurements += counted.total
 
-    def _distribution(self, window: int, series: Series) -> Distribution:
+    def _held(self, window: int, series: Series) -> tuple[dict[Series, Distribution], Distribution]:
         distributions = self._open.setdefault(window, {})
-        distribution = distributions.get(series)
-        if distribution is None:
-            distribution = distributions[series] = Distribution(self._max_distinct)
+        held = distributions.get(series)
+        if held is None:
+            held = distributions[series] = {}
             self.datums += 1
-        return distribution
+        return distributions, held
 
     def recount(self) -> int:
         """
@@ -339,7 +342,7 @@ class Windows:
         """
         held = [distribution for distributions in self._open.values() for distribution in distributions.values()]
         self.datums = len(held)
-        self.measurements = sum(distribution.recount() for distribution in held)
+        self.measurements = sum(map(measurements_of, held))
         return self.measurements
 
     def holds(self, window: int, series: Series) -> bool:

@@ -15,22 +15,41 @@ from typing import TYPE_CHECKING
 from retainwise_metrics import limits
 from retainwise_metrics.datum import Datum, Series
 
+from .aggregation import datums_of, items_of, measurements_of, merged
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .aggregation import Distribution
 
-Key = tuple[int, Series]
+SPARES = 2
+"""
+Emptied windows that are used again: a flush usually holds two. The garbage collector goes through a new container several times until it
+counts as old; with 10,000 entries that takes a millisecond each time.
+"""
 
 
 class _Lane:
     """
-    One namespace: datums already cut, then entries still whole.
+    One namespace: datums already cut, then windows still whole.
     """
 
-    __slots__ = ("cut", "whole")
+    __slots__ = ("_spare", "cut", "whole")
 
-    def __init__(self) -> None:
+    def __init__(self, spare: list[OrderedDict[Series, Distribution]]) -> None:
+        self._spare = spare
         self.cut: deque[Datum] = deque()
-        self.whole: OrderedDict[Key, Distribution] = OrderedDict()
+        self.whole: OrderedDict[int, OrderedDict[Series, Distribution]] = OrderedDict()
+        """By window. With one key for both there would be a tuple for each entry, and the garbage collector would look at every one."""
+
+    def entries(self, window: int) -> OrderedDict[Series, Distribution]:
+        """
+        What waits of this window, to be added to.
+        """
+        entries = self.whole.get(window)
+        if entries is None:
+            entries = self.whole[window] = self._spare.pop() if self._spare else OrderedDict()
+        return entries
 
     def oldest(self) -> int:
         """
@@ -38,7 +57,26 @@ class _Lane:
         """
         if self.cut:
             return self.cut[0].timestamp
-        return next(iter(self.whole))[0]
+        return next(iter(self.whole))
+
+    def first(self) -> tuple[int, Series, Distribution]:
+        """
+        The first entry still whole.
+        """
+        window, entries = next(iter(self.whole.items()))
+        series, distribution = next(iter(entries.items()))
+        return window, series, distribution
+
+    def remove_first(self) -> None:
+        """
+        Remove what `first` showed.
+        """
+        window, entries = next(iter(self.whole.items()))
+        entries.popitem(last=False)
+        if not entries:
+            del self.whole[window]
+            if len(self._spare) < SPARES:
+                self._spare.append(entries)
 
 
 class Backlog:
@@ -47,11 +85,14 @@ class Backlog:
 
     Args:
         max_datums: How many datums are held before the oldest are dropped.
+        max_distinct: How many distinct values a series and window keeps exactly when parts of it merge.
     """
 
-    def __init__(self, max_datums: int) -> None:
+    def __init__(self, max_datums: int, max_distinct: int) -> None:
         self._max_datums = max_datums
+        self._max_distinct = max_distinct
         self._lanes: dict[str, _Lane] = {}
+        self._spare: list[OrderedDict[Series, Distribution]] = []
         self.datums = 0
         """Datums held (entries still whole are counted as the datums they will become)."""
         self.measurements = 0
@@ -61,20 +102,31 @@ class Backlog:
         """Whether anything waits."""
         return bool(self._lanes)
 
-    def add(self, window: int, series: Series, distribution: Distribution) -> None:
+    def add(self, window: int, series: Series, distribution: Distribution) -> int:
         """
         Hold one sealed window of one series.
+
+        Returns:
+            How many measurements that are.
         """
-        lane = self._lanes.setdefault(series.namespace, _Lane())
-        held = lane.whole.get((window, series))
-        self.measurements += distribution.measurements
+        entries = self._lane(series.namespace).entries(window)
+        held = entries.get(series)
+        measurements = measurements_of(distribution)
+        self.measurements += measurements
         if held is None:
-            lane.whole[window, series] = distribution
-            self.datums += distribution.datums()
+            entries[series] = distribution
+            self.datums += datums_of(distribution)
         else:
-            before = held.datums()
-            held.merge(distribution)
-            self.datums += held.datums() - before
+            before = datums_of(held)
+            entries[series] = held = merged(held, distribution, self._max_distinct)
+            self.datums += datums_of(held) - before
+        return measurements
+
+    def _lane(self, namespace: str) -> _Lane:
+        lane = self._lanes.get(namespace)
+        if lane is None:
+            lane = self._lanes[namespace] = _Lane(self._spare)
+        return lane
 
     def overflow(self) -> int:
         """
@@ -108,15 +160,19 @@ class Backlog:
         """
         return min(lane.oldest() for lane in self._lanes.values())
 
-    def peek(self, namespace: str) -> Datum | None:
+    def peek(self, namespace: str, pause: Callable[[], None] = lambda: None) -> Datum | None:
         """
         The next datum of a namespace, or None when it has no more.
+
+        Args:
+            namespace: Which one.
+            pause: Lets other threads run; called while a large distribution is cut into datums. They must not change the backlog.
         """
         lane = self._lanes.get(namespace)
         if lane is None:
             return None
         if not lane.cut:
-            self._cut(lane)
+            self._cut(lane, pause)
         return lane.cut[0]
 
     def take(self, namespace: str) -> Datum:
@@ -130,24 +186,28 @@ class Backlog:
         self._forget_if_empty(namespace)
         return datum
 
-    def _cut(self, lane: _Lane) -> None:
-        (window, series), distribution = lane.whole.popitem(last=False)
-        self.datums -= distribution.datums()
-        items = distribution.items()
+    def _cut(self, lane: _Lane, pause: Callable[[], None]) -> None:
+        window, series, distribution = lane.first()
+        items = items_of(distribution, pause)
+        datums = []
         for start in range(0, len(items), limits.VALUES_PER_DATUM):
             values, counts = zip(*items[start : start + limits.VALUES_PER_DATUM], strict=True)
-            lane.cut.append(Datum(series, window, values, counts, sum(counts)))
-            self.datums += 1
+            datums.append(Datum(series, window, values, counts, sum(counts)))
+        lane.remove_first()
+        lane.cut.extend(datums)
+        self.datums += len(datums) - datums_of(distribution)
 
     def _drop(self, namespace: str) -> int:
         lane = self._lanes[namespace]
         if lane.cut:
             return self.take(namespace).measurements
-        _, distribution = lane.whole.popitem(last=False)
-        self.datums -= distribution.datums()
-        self.measurements -= distribution.measurements
+        _, _, distribution = lane.first()
+        lane.remove_first()
+        measurements = measurements_of(distribution)
+        self.datums -= datums_of(distribution)
+        self.measurements -= measurements
         self._forget_if_empty(namespace)
-        return distribution.measurements
+        return measurements
 
     def _forget_if_empty(self, namespace: str) -> None:
         lane = self._lanes[namespace]

@@ -70,7 +70,7 @@ def next_batch(backlog: Backlog, sink: Sink, bounds: BatchLimits, pause: Callabl
     size = sink.envelope_bytes(namespace)
     values = values_before = 0
     datums: list[Datum] = []
-    while len(datums) < most and (datum := backlog.peek(namespace)) is not None:
+    while len(datums) < most and (datum := backlog.peek(namespace, pause)) is not None:
         values += len(datum.values)
         if datums and values > bounds.values:
             break

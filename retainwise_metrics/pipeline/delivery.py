@@ -185,8 +185,7 @@ class Delivery:
         Take over sealed windows: window start, series, what was folded.
         """
         for window, series, distribution in sealed:
-            self._received += distribution.measurements
-            self.backlog.add(window, series, distribution)
+            self._received += self.backlog.add(window, series, distribution)
         self._drop(self.backlog.overflow(), DropReason.BACKLOG_FULL)
 
     def book(

@@ -52,7 +52,7 @@ SHORTEST_WAIT_SECONDS = 0.001
 LATENESS_SECONDS = 0.01
 """How late a full minute may be noticed; time that is frozen just before one must not keep the flusher busy."""
 
-ITEMS_PER_STEP = 100
+ITEMS_PER_STEP = 50
 """Channels folded, and windows sealed, before other threads get a turn."""
 
 FOLDS_PER_CHUNK = ITEMS_PER_STEP * FULL_AT // FOLD_AT + 1

@@ -13,6 +13,8 @@ from retainwise_metrics import checks, limits
 from retainwise_metrics.datum import Series
 from retainwise_metrics.exceptions import InvalidMetricError
 
+from .aggregation import measurements_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -52,7 +54,7 @@ class Hooks:
         for window, series, distribution in sealed:
             chosen = self.ask(series)
             if chosen is None:
-                withheld += distribution.measurements
+                withheld += measurements_of(distribution)
             else:
                 kept.append((window, chosen, distribution))
         return kept, withheld

@@ -30,7 +30,7 @@ from retainwise_metrics.stats import DropReason
 from .aggregation import Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from retainwise_metrics.datum import Series
     from retainwise_metrics.dimensions.cardinality import CardinalityGuard, Offender
@@ -185,6 +185,36 @@ class Schema:
         return len(self.channels) - before
 
 
+class _Load(NamedTuple):
+    """
+    Values on their way into windows.
+
+    Attributes:
+        series: Where each of them goes.
+        window: Start of their window, epoch seconds.
+        values: At least one.
+        placed: Whether the series have places of their own, or share one; otherwise the values are refused.
+    """
+
+    series: tuple[Series, ...]
+    window: int
+    values: list[float] | Counted
+    placed: bool = True
+
+    def measurements(self) -> int:
+        """
+        How many measurements they are, per series.
+        """
+        return self.values.total if isinstance(self.values, Counted) else len(self.values)
+
+
+_Entry = tuple[Channel | Destination, int, float | Counted]
+"""Of the inbox: where to, start of the window, and what."""
+
+
+_NONE: Mapping[DropReason, int] = {}
+
+
 def _nothing(_: object) -> object:
     """The key of no dimensions."""
     return None
@@ -261,7 +291,7 @@ class Intake:
         self.fold_at = FOLD_AT
         """How long a list may be for the fast path: `FOLD_AT`, or `FOLD_AT_THE_LATEST` while somebody folds. Changes under the lock."""
         self._guard = self._make_guard()
-        self._inbox: deque[tuple[Channel | Destination, int, float | Counted]] = deque()
+        self._inbox: deque[_Entry] = deque()
         # Lists whose length alone counts: appending is atomic, and counting costs nothing however many are refused.
         self._refused: dict[DropReason, list[None]] = {reason: [] for reason in DropReason}
         self._refused_many: list[tuple[DropReason, int]] = []
@@ -457,70 +487,126 @@ class Intake:
         folded = len(values)
         if folded == FOLD_AT and self._refused_by() is None:
             self.fold_at = FOLD_AT_THE_LATEST  # nobody else can fold now
-        before, removed = self._windows.measurements, False
+        loads = [_Load(channel.series, channel.minute, values)]
+        before, removed = self._settled(), False
         try:
             # The interpreter looks for signals after calls and at the end of loops: not between these two.
             del channel.pending[:folded]
             removed = True
-            self._fold_into(channel, channel.minute, values)
+            self._settle(loads[0])
             self._touch(channel, folded)
         except BaseException:  # a Ctrl-C, or what is raised in this thread from outside
             if removed:
-                self._finish_fold(channel, values, before)
+                self._finish(loads, before)
             raise
         finally:
             self.fold_at = FOLD_AT
         return folded
 
-    def _finish_fold(self, channel: Channel, values: list[float], before: int) -> None:
+    def _settle(self, load: _Load, skip: int = 0) -> None:
         """
-        Find out how far a fold has come, and do the rest: its values are in no list any more.
+        Fold values into the windows of their series, or refuse them; `skip` series already have theirs.
+        """
+        measurements = load.measurements()
+        for series in load.series[skip:]:
+            if not load.placed:
+                self._count(refused={DropReason.TOO_MANY_SERIES: measurements})
+            elif self._windows.datums >= self._max_windows and not self._windows.holds(load.window, series):
+                self._count(refused={DropReason.BACKLOG_FULL: measurements})
+            else:
+                if isinstance(load.values, Counted):
+                    self._windows.fold_counts(load.window, series, load.values)
+                else:
+                    self._windows.fold(load.window, series, load.values)
+                self._count(folded=measurements)
+
+    def _settled(self) -> int:
+        """
+        A number that grows by each measurement folded or refused here; nothing else changes it as long as the lock is held.
+        """
+        return self._windows.measurements + sum(self.published.refused.values())
+
+    def _finish(self, loads: list[_Load], before: int) -> None:
+        """
+        Find out how much of this was settled before an interruption, and do the rest: it is in no list and no inbox any more.
+
+        Args:
+            loads: What was to be settled, in order.
+            before: `_settled()` before the first of it.
         """
         held = self._windows.recount()
         counts = self.published
         self.published = IntakeCounts(counts.taken + held, counts.taken, counts.refused)
-        self._fold_into(channel, channel.minute, values, skip=(held - before) // len(values))
+        done = self._settled() - before
+        for load in loads:
+            skip = min(done // load.measurements(), len(load.series))
+            done -= skip * load.measurements()
+            self._settle(load, skip)
 
     def _touch(self, channel: Channel, values: int) -> None:
         for series in channel.series:
             if series.dimensions:
                 self._guard.touch(series.namespace, series.name, series.dimensions, values)
 
-    def _fold_into(self, channel: Channel, window: int, values: list[float] | Counted, skip: int = 0) -> None:
-        measurements = values.total if isinstance(values, Counted) else len(values)
-        for series in channel.series[skip:]:
-            if self._windows.datums >= self._max_windows and not self._windows.holds(window, series):
-                self._note_refused(DropReason.BACKLOG_FULL, measurements)
-                continue
-            if isinstance(values, Counted):
-                self._windows.fold_counts(window, series, values)
-            else:
-                self._windows.fold(window, series, values)
-            self._count(folded=measurements)
-
     def _drain(self, most: int) -> int:
         """
         Fold the oldest entries of the inbox, those of one channel and window together: one by one, a few callers could outrun this.
         """
+        entries, drained = self._oldest_entries(most)
+        loads = self._loads(entries)
+        before, removed = self._settled(), 0
+        try:
+            while removed < len(entries):
+                # As in `_fold`. Others only append, so what was read first is still first.
+                del self._inbox[0]
+                removed += 1
+            for load in loads:
+                self._settle(load)
+        except BaseException:
+            if removed:
+                while removed < len(entries):
+                    del self._inbox[0]
+                    removed += 1
+                self._finish(loads, before)
+            raise
+        return drained
+
+    def _oldest_entries(self, most: int) -> tuple[list[_Entry], int]:
+        """
+        The first entries of the inbox, which stay there, and what it costs to fold them.
+        """
+        entries: list[_Entry] = []
+        cost = 0
+        while cost < most and len(entries) < len(self._inbox):
+            entry = self._inbox[len(entries)]
+            entries.append(entry)
+            cost += _cost(entry[2])
+        return entries, cost
+
+    def _loads(self, entries: list[_Entry]) -> list[_Load]:
+        """
+        Entries with their places in the windows found; nothing is booked yet.
+        """
+        loads: list[_Load] = []
         together: dict[tuple[Channel, int], list[float]] = {}
-        drained = 0
-        while drained < most and self._inbox:
-            target, window, value = self._inbox.popleft()
-            drained += _cost(value)
+        for target, window, value in entries:
             channel = target if isinstance(target, Channel) else self._channels.get(target.series)
             if channel is not None:
                 self._touch(channel, _weight(value))
             else:
                 channel = self._place(target)
             if channel is None:
-                self._note_refused(DropReason.TOO_MANY_SERIES, len(target.series) * _weight(value))
+                loads.append(
+                    _Load(target.series, window, value if isinstance(value, Counted) else [value], placed=False)
+                )
             elif isinstance(value, Counted):
-                self._fold_into(channel, window, value)
+                loads.append(_Load(channel.series, window, value))
+            elif (channel, window) in together:
+                together[channel, window].append(value)
             else:
-                together.setdefault((channel, window), []).append(value)
-        for (channel, window), values in together.items():
-            self._fold_into(channel, window, values)
-        return drained
+                together[channel, window] = values = [value]
+                loads.append(_Load(channel.series, window, values))
+        return loads
 
     def _place(self, destination: Channel | Destination) -> Channel | None:
         placed = tuple(self._place_series(series) for series in destination.series)
@@ -537,20 +623,27 @@ class Intake:
             series = series.with_dimensions(dimensions)
         return series
 
-    def _count(self, folded: int = 0, taken: int = 0) -> None:
+    def _count(self, folded: int = 0, taken: int = 0, refused: Mapping[DropReason, int] = _NONE) -> None:
+        self.published = self._books(folded, taken, refused)
+
+    def _books(self, folded: int, taken: int, refused: Mapping[DropReason, int]) -> IntakeCounts:
         counts = self.published
-        self.published = IntakeCounts(counts.folded + folded, counts.taken + taken, counts.refused)
+        total = _sums((*counts.refused.items(), *refused.items())) if refused else counts.refused
+        return IntakeCounts(counts.folded + folded, counts.taken + taken, total)
 
     def _count_refused(self) -> None:
-        ones = {reason: len(uncounted) for reason, uncounted in self._refused.items() if uncounted}
-        many = self._refused_many.copy()
-        if ones or many:
-            for reason, count in ones.items():
-                del self._refused[reason][:count]
-            del self._refused_many[: len(many)]
-            self.published = self.published._replace(
-                refused=_sums((*self.published.refused.items(), *ones.items(), *many))
-            )
+        # No call comes between publishing and removing: a Ctrl-C finds both done, or neither.
+        for reason, uncounted in self._refused.items():
+            count = len(uncounted)
+            if count:
+                books = self._books(0, 0, {reason: count})
+                self.published = books
+                del uncounted[:count]
+        many = len(self._refused_many)
+        if many:
+            books = self._books(0, 0, _sums(self._refused_many[:many]))
+            self.published = books
+            del self._refused_many[:many]
 
     def _uncounted(self) -> dict[DropReason, int]:
         ones = [(reason, len(uncounted)) for reason, uncounted in self._refused.items() if uncounted]

@@ -154,7 +154,7 @@ class Pipeline:
         settings = self._settings
         self.breaker = CircuitBreaker(settings.breaker, self._runtime.random)
         self._delivery = Delivery(
-            Backlog(settings.max_pending_datums),
+            Backlog(settings.max_pending_datums, settings.max_distinct_values),
             self.breaker,
             settings.retry,
             BatchLimits(settings.batch_size),

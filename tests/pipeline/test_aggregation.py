@@ -11,15 +11,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retainwise_metrics.pipeline.aggregation import MAX_BUCKETS, RELATIVE_ERROR, Distribution, Sketch
+from retainwise_metrics.datum import Series
+from retainwise_metrics.pipeline.aggregation import (
+    MAX_BUCKETS,
+    RELATIVE_ERROR,
+    Distribution,
+    Sketch,
+    Windows,
+    items_of,
+    measurements_of,
+    merged,
+)
 
 finite = st.floats(min_value=-(2.0**360), max_value=2.0**360, allow_nan=False)
 
 
 def folded(values: list[float], max_distinct: int = 1000) -> Distribution:
     """A distribution of these values."""
-    distribution = Distribution(max_distinct)
-    distribution.fold(values)
+    windows = Windows(max_distinct)
+    windows.fold(0, Series("N", "M", (), "None", 60), values)
+    ((_, _, distribution),) = windows.sealed()
     return distribution
 
 
@@ -36,13 +47,13 @@ def percentile(items: list[tuple[float, int]], share: float) -> float:
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.5, -3.0, 7.0]), min_size=1))
 def test_few_distinct_values_are_kept_exactly(values: list[float]) -> None:
     """Below the cap a distribution is the multiset of what went in."""
-    assert dict(folded(values).items()) == dict(Counter(values))
+    assert dict(items_of(folded(values))) == dict(Counter(values))
 
 
 @given(st.lists(finite, min_size=1, max_size=300), st.integers(min_value=1, max_value=20))
 def test_a_sketch_keeps_the_extremes_the_count_and_the_sum(values: list[float], cap: int) -> None:
     """Past the cap minimum, maximum and count stay exact, and the sum up to the rounding of floats."""
-    items = folded(values, cap).items()
+    items = items_of(folded(values, cap))
     assert items[0][0] == min(values)
     assert items[-1][0] == max(values)
     assert sum(count for _, count in items) == len(values)
@@ -62,7 +73,7 @@ def test_percentiles_of_a_sketch_are_within_the_stated_error(share: float, shape
     }[shape]
     values = [make() for _ in range(50_000)]
     exact = percentile([(value, 1) for value in sorted(values)], share)
-    sketched = percentile(folded(values).items(), share)
+    sketched = percentile(items_of(folded(values)), share)
     assert abs(sketched - exact) <= RELATIVE_ERROR * abs(exact) * (1 + 1e-9)
 
 
@@ -85,7 +96,7 @@ def test_a_sketch_is_bounded_whatever_the_range() -> None:
 def test_widths_of_buckets_are_used_up() -> None:
     """From one power of two to the next there are 83 buckets, none of them wider than the error; logarithms would need 70."""
     values = [1 + place / 100_000 for place in range(100_000)]
-    items = sorted(folded(values).items())
+    items = sorted(items_of(folded(values)))
     assert len(items) == 83 + 2
     ranks = iter(values)
     for value, count in items:
@@ -111,19 +122,18 @@ def test_numbers_too_small_to_be_told_apart_stay_between_the_extremes() -> None:
 @given(st.lists(finite, min_size=1, max_size=60), st.lists(finite, min_size=1, max_size=60), st.integers(1, 30))
 def test_merging_equals_folding_together(left: list[float], right: list[float], cap: int) -> None:
     """Two parts of one window merge into what one distribution of all values would be, in count, extremes and sum."""
-    merged = folded(left, cap)
-    merged.merge(folded(right, cap))
-    items = merged.items()
+    both = merged(folded(left, cap), folded(right, cap), cap)
+    items = items_of(both)
     together = left + right
-    assert merged.measurements == sum(count for _, count in items) == len(together)
+    assert measurements_of(both) == sum(count for _, count in items) == len(together)
     assert (items[0][0], items[-1][0]) == (min(together), max(together))
 
 
 def test_equal_integers_and_floats_fold_together() -> None:
     """1 and 1.0 are one value on the wire, and one value here."""
-    assert folded([1, 1.0, 2]).items() == [(1, 2), (2, 1)]
+    assert items_of(folded([1, 1.0, 2])) == [(1, 2), (2, 1)]
 
 
 def test_integers_that_are_one_float_are_one_value() -> None:
     """Beyond 2**53 neighbouring integers cannot be told apart on the wire, and CloudWatch takes each value once."""
-    assert folded([2**60, 2**60 + 1, -(2**360), 1 - 2**360]).items() == [(-(2.0**360), 2), (2.0**60, 2)]
+    assert items_of(folded([2**60, 2**60 + 1, -(2**360), 1 - 2**360])) == [(-(2.0**360), 2), (2.0**60, 2)]

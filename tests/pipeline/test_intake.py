@@ -5,13 +5,15 @@ from __future__ import annotations
 import dis
 import sys
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from retainwise_metrics import DropReason
-from retainwise_metrics.datum import Series
+from retainwise_metrics.datum import Counted, Series
 from retainwise_metrics.dimensions.cardinality import CardinalityGuard
+from retainwise_metrics.pipeline.aggregation import items_of, measurements_of
 from retainwise_metrics.pipeline.intake import (
     CROWDED_AT,
     FOLD_AT,
@@ -113,15 +115,15 @@ class Interrupted(CardinalityGuard):
 class Folding:
     """An intake with one series, its list, and what happens in the middle of each fold."""
 
-    def __init__(self, sets: int = 1) -> None:
+    def __init__(self, sets: int = 1, *, max_channels: int = 10, max_windows: int = 10) -> None:
         self.now = float(MINUTE)
         self.guard = Interrupted()
         self.intake = Intake(
             lambda: self.now,
             lambda: self.guard,
             max_distinct=20,
-            max_channels=10,
-            max_windows=10,
+            max_channels=max_channels,
+            max_windows=max_windows,
             wake=lambda: None,
             latecomers=lambda: None,
         )
@@ -140,7 +142,7 @@ class Folding:
         self.intake.fold_step([self.channel])
         found: dict[int, int] = {}
         for window, _, distribution in self.intake.take().sealed():
-            found[window - MINUTE] = found.get(window - MINUTE, 0) + distribution.measurements
+            found[window - MINUTE] = found.get(window - MINUTE, 0) + measurements_of(distribution)
         return found
 
 
@@ -202,27 +204,38 @@ class Interrupt:
         return self.trace
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 looks for signals at other places")
+def interrupted(at: int, work: Callable[[], object], times: int = 2) -> bool:
+    """Do it some times, with one Ctrl-C at the n-th place in all of that; False if there are fewer places."""
+    interrupt = Interrupt(at)
+    for _ in range(times):
+        before = sys.gettrace()
+        sys.settrace(interrupt.trace)
+        try:
+            work()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+    return interrupt.places >= at
+
+
+signals_as_in_311 = pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 looks for signals at other places")
+
+
+@signals_as_in_311
 @pytest.mark.parametrize("distinct", [1, 10, 64], ids=["counter", "exact", "sketch"])
 @pytest.mark.parametrize("sets", [1, 3])
 def test_a_fold_that_is_interrupted_anywhere_loses_nothing_and_counts_nothing_twice(distinct: int, sets: int) -> None:
     """Wherever a Ctrl-C comes, every value is in the list or in the window of each of its series, and the books say so."""
     values = [place % distinct + 0.5 for place in range(64)]
-    at = 0
-    while True:
-        at += 1
+
+    def fold() -> None:  # the second time the series is known, and a sketch
+        one.channel.pending.extend(values)
+        one.intake.fold_step([one.channel])
+
+    for at in range(1, 10_000):
         one = Folding(sets)
-        interrupt = Interrupt(at)
-        for _ in range(2):  # the second time the series is known, and a sketch
-            one.channel.pending.extend(values)
-            before = sys.gettrace()
-            sys.settrace(interrupt.trace)
-            try:
-                one.intake.fold_step([one.channel])
-            except KeyboardInterrupt:
-                pass
-            finally:
-                sys.settrace(before)
+        struck = interrupted(at, fold)
         assert not one.intake._lock.locked()
         counts, unfolded, _ = one.intake.counts()
         waiting = len(one.channel.pending)
@@ -230,14 +243,74 @@ def test_a_fold_that_is_interrupted_anywhere_loses_nothing_and_counts_nothing_tw
         one.intake.fold_step([one.channel])
         held = {series: distribution for _, series, distribution in one.intake.take().sealed()}
         for distribution in held.values():
-            items = distribution.items()
-            assert sum(count for _, count in items) == distribution.measurements == 2 * 64, at
+            items = items_of(distribution)
+            assert sum(count for _, count in items) == 2 * 64, at
             assert sum(value * count for value, count in items) == pytest.approx(2 * sum(values))
         assert len(held) == sets
         assert unfolded == waiting * sets
         assert counts.folded - counts.taken + unfolded == 2 * 64 * sets, at
-        if interrupt.places < at:
-            return
+        if not struck:
+            break
+
+
+@signals_as_in_311
+@pytest.mark.parametrize("sets", [1, 3])
+@pytest.mark.parametrize("places", [100, 4], ids=["room", "full"])
+def test_an_inbox_that_is_interrupted_anywhere_loses_nothing_and_counts_nothing_twice(sets: int, places: int) -> None:
+    """Its entries are of all kinds: known series and unknown ones, of other minutes, many values at once, without a place."""
+
+    def destination(name: str) -> Destination:
+        series = (Series(NAMESPACE, name, (("Kind", f"k{number}"),), "None", 60) for number in range(sets))
+        return Destination(tuple(series), private=False)
+
+    def fill() -> int:
+        one.intake.record(one.channel, 1.5, MINUTE - 600.0)
+        one.intake.record(destination("New"), 2.5, None)
+        one.intake.record(destination("New"), 3.5, MINUTE - 600.0)
+        one.intake.record(one.channel, Counted({1.0: 2, 2.0: 3}, 5), None)
+        one.intake.record(one.channel, 4.5, MINUTE - 600.0)
+        for name in ("A", "B", "C"):
+            one.intake.record(destination(name), 5.5, None)
+        return 12 * sets
+
+    dropped: dict[DropReason, int] = {}
+    for at in range(1, 10_000):
+        one = Folding(sets, max_channels=3, max_windows=places)
+        recorded = 0
+        with one.intake._lock:
+            for _ in range(2):
+                recorded += fill()
+        struck = interrupted(at, one.intake.drain_step)
+        assert not one.intake._lock.locked()
+        counts, unfolded, uncounted = one.intake.counts()
+        refused = sum(counts.refused.values()) + sum(uncounted.values())
+        assert counts.folded - counts.taken + refused + unfolded == recorded, at
+        one.intake.drain_step()
+        counts, unfolded, _ = one.intake.counts()
+        assert unfolded == 0
+        assert not dropped or counts.refused == dropped, at
+        dropped = counts.refused
+        held = [measurements_of(distribution) for _, _, distribution in one.intake.take().sealed()]
+        assert sum(held) + sum(counts.refused.values()) == recorded, at
+        if not struck:
+            break
+    assert set(dropped) == {DropReason.TOO_MANY_SERIES} | ({DropReason.BACKLOG_FULL} if places == 4 else set())
+
+
+@signals_as_in_311
+def test_refusals_that_are_counted_while_a_ctrl_c_comes_are_counted_once() -> None:
+    """One by one and many at once, for two reasons."""
+    for at in range(1, 10_000):
+        one = Folding()
+        for reason in (DropReason.STOPPED, DropReason.INTAKE_FULL):
+            one.intake.refuse(reason, 3)
+            one.intake.refuse(reason, 2 * FOLD_AT)
+        struck = interrupted(at, partial(one.intake.fold_step, []))
+        counts, _, uncounted = one.intake.counts()
+        seen = Counter(counts.refused) + Counter(uncounted)
+        assert seen == {DropReason.STOPPED: 3 + 2 * FOLD_AT, DropReason.INTAKE_FULL: 3 + 2 * FOLD_AT}, at
+        if not struck:
+            break
 
 
 @pytest.mark.parametrize("by", ["flusher", "caller"])
