@@ -127,7 +127,7 @@ class CloudWatchMetrics:
         self._most_combinations = max(COMBINATIONS, 2 * self.config.max_series)
         self._pipeline = Pipeline(
             _pipeline_settings(self.config),
-            _sink_for(self.config, self._runtime.pause) if sink is None else sink,
+            _sink_for(self.config, self._pause) if sink is None else sink,
             self._runtime,
             self._collect,
             LIFECYCLE.stop_at_exit,
@@ -645,6 +645,12 @@ class CloudWatchMetrics:
             return self._specs.get((self._namespace_text(namespace), name))  # type: ignore[arg-type]  # any object
         except Exception:  # noqa: BLE001 - what is wrong with them is said when something is recorded
             return None
+
+    def _pause(self) -> None:
+        """
+        For the sink, which is made before the pipeline.
+        """
+        self._pipeline.pause()
 
     def _collect_from(self, instrument: Counter | Gauge, read: Callable[[], float]) -> bool:
         """

@@ -149,7 +149,9 @@ class Flusher:
         self.deciding = threading.Lock()
         self.counts = delivery.counts()
         """The delivery's books, replaced as a whole after each change."""
-        self._spooling = Spooling(spool, delivery, self.deciding, self._publish, runtime) if spool is not None else None
+        self._spooling = (
+            Spooling(spool, delivery, self.deciding, self._publish, runtime, self.pause) if spool is not None else None
+        )
         now = runtime.monotonic()
         # Each process has its own phase: a fleet that was started together does not flush in the same second.
         self._flush_at = now + interval_seconds * runtime.random()
@@ -242,13 +244,15 @@ class Flusher:
         for _ in range(most):
             done = step()
             if done:
-                self._pause()
+                self.pause()
             if done < full:
                 return
 
-    def _pause(self) -> None:
+    def pause(self) -> None:
         """
-        Let other threads run; not any more when the client is being stopped: beside threads in tight loops each pause takes 5 ms of each.
+        Let other threads run before the next step.
+
+        Not any more when the client is being stopped: beside threads in tight loops each pause takes 5 ms of each.
         """
         if not any(isinstance(flush, Stop) for flush in self._flushes):
             self._runtime.pause()
@@ -264,7 +268,7 @@ class Flusher:
                 self._delivery.receive(sealed)
                 self._delivery.book(received=withheld, dropped=DropReason.WITHHELD)
                 self.counts = self._delivery.counts()
-            self._pause()
+            self.pause()
 
     def _collect_what_is_due(self) -> None:
         self._collected_minute = self._minute
@@ -305,7 +309,7 @@ class Flusher:
             with self.deciding:
                 self._delivery.settle(error, self._runtime.monotonic())
                 self.counts = self._delivery.counts()
-        self._pause()
+        self.pause()
 
     def call(self, make: Callable[[], Batch], *, divert: bool = False) -> SinkError | None:
         """

@@ -162,7 +162,7 @@ class Pipeline:
             self._runtime.random,
             can_divert=self._divert is not None,
             at_most_once=settings.at_most_once,
-            pause=self._runtime.pause,
+            pause=self.pause,
         )
         self._flusher = Flusher(
             self._runtime,
@@ -183,6 +183,12 @@ class Pipeline:
         self._starting = threading.Lock()
         self._sync_received = 0
         self._last_stats = self._look()
+
+    def pause(self) -> None:
+        """
+        Let other threads run, unless the pipeline is being stopped.
+        """
+        self._flusher.pause()
 
     # ---- lifecycle ----
 

@@ -35,7 +35,8 @@ class Spooling:
         delivery: What decides and keeps the books.
         deciding: The lock under which the delivery is changed.
         publish: Makes the delivery's books known; called under `deciding`.
-        runtime: Clocks and pauses.
+        runtime: Clocks.
+        pause: Lets other threads run.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Spooling:
         deciding: threading.Lock,
         publish: Callable[[DeliveryCounts], None],
         runtime: Runtime,
+        pause: Callable[[], None],
     ) -> None:
         self._spool = spool
         self._delivery = delivery
         self._deciding = deciding
         self._publish = publish
         self._runtime = runtime
+        self._pause = pause
         self._turn = threading.Lock()
         delivery.finished = []
 
@@ -70,7 +73,7 @@ class Spooling:
             moved = False
             while self._unload_one(at_once=at_once):
                 moved = True
-                self._runtime.pause()
+                self._pause()
             if moved:
                 self._spool.sync()
 

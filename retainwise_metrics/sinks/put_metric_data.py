@@ -146,7 +146,7 @@ class PutMetricDataSink:
     Args:
         connection: How to reach it.
         make_client: Makes the boto3 client; the default is `boto3_client`.
-        pause: Lets other threads run; called in the middle of a large call.
+        pause: Lets other threads run; called in the middle of each call, several times if it is large.
     """
 
     def __init__(
@@ -187,12 +187,26 @@ class PutMetricDataSink:
             if self._client is None:
                 try:
                     with IMPORTS, calling():
-                        self._client = self._make_client(self._connection)
+                        client = self._make_client(self._connection)
+                    self._take_turns(client)
+                    self._client = client
                 except Exception as error:
                     # No region, an unknown profile, a malformed endpoint: somebody has to change a setting.
                     message = f"the boto3 client could not be made: {words(error)}"
                     raise SinkForbidden(message) from error
             return self._client
+
+    def _take_turns(self, client: Any) -> None:
+        """
+        Let others run between writing, compressing, signing and sending: that is 1.3 ms in one go, and 2 ms for a full call.
+        """
+
+        def turn(**_: object) -> None:
+            self._pause()
+
+        with suppress(AttributeError):  # a client that somebody else made may have no events
+            for event in ("before-call", "before-sign", "before-send"):
+                client.meta.events.register(f"{event}.cloudwatch.PutMetricData", turn)
 
     def _forget(self, client: Any) -> None:
         """

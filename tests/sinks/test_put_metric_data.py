@@ -155,12 +155,9 @@ class NotingRuntime(ManualRuntime):
 
 
 def test_other_threads_get_a_turn_while_many_values_are_batched_and_serialised(cloudwatch: FakeCloudWatch) -> None:
-    """A call of 20 values needs no pause of its own; one of 20 times 150 lets others run after every few hundred values, twice."""
+    """Every call pauses before it is compressed, is signed and leaves; one of 20 times 150 values also after every few hundred, twice."""
     runtime = NotingRuntime(wall=time.time())
-    config = MetricsConfig(
-        region="us-east-1", endpoint_url=cloudwatch.endpoint_url, catalogue=(), flush_interval_seconds=3600
-    )
-    client = CloudWatchMetrics(config, runtime=runtime)
+    client = _client_of(cloudwatch, runtime)
     pauses = []
     for distinct in (1, 1, 150):
         for series in range(20):
@@ -172,6 +169,29 @@ def test_other_threads_get_a_turn_while_many_values_are_batched_and_serialised(c
     assert len(cloudwatch.accepted_calls) == 3
     assert pauses[2] - pauses[1] >= 3000 // 600 + 3000 // 300 - 2
     assert_balanced(client)
+    before = runtime.pauses
+    assert client.put_metric_sync("M", 1)
+    assert runtime.pauses - before == 3
+
+
+def test_nobody_gets_a_turn_any_more_when_the_client_is_being_stopped(cloudwatch: FakeCloudWatch) -> None:
+    """Beside threads in tight loops each pause takes 5 ms of each of them, and `stop` has a deadline."""
+    runtime = NotingRuntime(wall=time.time())
+    client = _client_of(cloudwatch, runtime)
+    for series in range(40):
+        for value in range(150):
+            client.put_metric("M", value / 7, dimensions={"Series": f"s{series}"})
+    before = runtime.pauses
+    assert client.stop(60).delivered == 40 * 150
+    assert len(cloudwatch.accepted_calls) == 2
+    assert runtime.pauses == before
+
+
+def _client_of(cloudwatch: FakeCloudWatch, runtime: ManualRuntime) -> CloudWatchMetrics:
+    config = MetricsConfig(
+        region="us-east-1", endpoint_url=cloudwatch.endpoint_url, catalogue=(), flush_interval_seconds=3600
+    )
+    return CloudWatchMetrics(config, runtime=runtime)
 
 
 def test_a_large_request_is_compressed_and_arrives(sink: PutMetricDataSink, cloudwatch: FakeCloudWatch) -> None:
