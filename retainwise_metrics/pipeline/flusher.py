@@ -96,7 +96,7 @@ class Flusher:
     The job that runs a pipeline.
 
     Args:
-        runtime: Clocks and pauses.
+        runtime: Clocks.
         intake: Where values come from.
         delivery: What decides and keeps the books.
         sink: Where batches go.
@@ -106,6 +106,7 @@ class Flusher:
             recorded anything.
         leave: Called when a `Stop` has been carried out: does what it is given and says whether the job is over, unless the client was
             started again meanwhile.
+        pause: Lets other threads run.
         divert: Sends a batch to the second sink, if there is one.
         spool: Keeps on disk what cannot be delivered, if there is one.
         hooks: What the application wants to be asked and told.
@@ -121,6 +122,7 @@ class Flusher:
         interval_seconds: float,
         collect: Callable[[float], bool],
         leave: Callable[[Callable[[], None], Callable[[], None]], bool],
+        pause: Callable[[], None],
         divert: Callable[[Batch], None] | None = None,
         spool: Spool | None = None,
         hooks: Hooks | None = None,
@@ -133,6 +135,7 @@ class Flusher:
         self._interval = interval_seconds
         self._collect = collect
         self._leave = leave
+        self._pause = pause
         self._divert = divert
         self._hooks = hooks
         self.latencies: deque[float] = deque(maxlen=REMEMBERED_CALLS)
@@ -150,7 +153,7 @@ class Flusher:
         self.counts = delivery.counts()
         """The delivery's books, replaced as a whole after each change."""
         self._spooling = (
-            Spooling(spool, delivery, self.deciding, self._publish, runtime, self.pause) if spool is not None else None
+            Spooling(spool, delivery, self.deciding, self._publish, runtime, pause) if spool is not None else None
         )
         now = runtime.monotonic()
         # Each process has its own phase: a fleet that was started together does not flush in the same second.
@@ -244,18 +247,9 @@ class Flusher:
         for _ in range(most):
             done = step()
             if done:
-                self.pause()
+                self._pause()
             if done < full:
                 return
-
-    def pause(self) -> None:
-        """
-        Let other threads run before the next step.
-
-        Not any more when the client is being stopped: beside threads in tight loops each pause takes 5 ms of each.
-        """
-        if not any(isinstance(flush, Stop) for flush in self._flushes):
-            self._runtime.pause()
 
     def _seal(self) -> None:
         self._collect_what_is_due()
@@ -268,7 +262,7 @@ class Flusher:
                 self._delivery.receive(sealed)
                 self._delivery.book(received=withheld, dropped=DropReason.WITHHELD)
                 self.counts = self._delivery.counts()
-            self.pause()
+            self._pause()
 
     def _collect_what_is_due(self) -> None:
         self._collected_minute = self._minute
@@ -309,7 +303,7 @@ class Flusher:
             with self.deciding:
                 self._delivery.settle(error, self._runtime.monotonic())
                 self.counts = self._delivery.counts()
-        self.pause()
+        self._pause()
 
     def call(self, make: Callable[[], Batch], *, divert: bool = False) -> SinkError | None:
         """

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FOLD_AT = 4096
 """Unfolded values of one series at which a caller folds them: about 0.3 ms of work."""
 
-FOLD_AT_THE_LATEST = 262_144
+FOLD_AT_THE_LATEST = 524_288
 """
 Unfolded values of one series up to which the fast path goes on appending while somebody folds. The rest is left to the slow path, which
 counts what does not fit.
@@ -46,6 +46,14 @@ counts what does not fit.
 
 SHARE = 8
 """A caller that finds a list longer than `FOLD_AT` folds an eighth of it, so that many threads cannot outrun those who fold."""
+
+AT_ONCE = (False,)
+"""
+For `(mine,) = map(lock.acquire, AT_ONCE)`, which tries to take a lock.
+
+A Ctrl-C is raised at the end of a call. `if lock.acquire(False):` may have taken it then, but `try:` is not reached, and nobody would ever
+release it. Here it is no call that takes the lock, but the unpacking of what `map` has not done yet.
+"""
 
 FULL_AT = 1_048_576
 """
@@ -289,7 +297,10 @@ class Intake:
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
         self.fold_at = FOLD_AT
-        """How long a list may be for the fast path: `FOLD_AT`, or `FOLD_AT_THE_LATEST` while somebody folds. Changes under the lock."""
+        """
+        How long a list may be for the fast path: `FOLD_AT`, or `FOLD_AT_THE_LATEST` while somebody has the lock to fold, because nobody
+        else can fold then. Changes under the lock.
+        """
         self._guard = self._make_guard()
         self._inbox: deque[_Entry] = deque()
         # Lists whose length alone counts: appending is atomic, and counting costs nothing however many are refused.
@@ -344,11 +355,13 @@ class Intake:
             self.notes[reason] = note
         self._note_refused(reason, measurements)
         # Normally the flusher counts them, but after `stop` there is none.
-        if len(self._refused[reason]) + len(self._refused_many) >= FOLD_AT and self._lock.acquire(blocking=False):
-            try:
-                self._count_refused()
-            finally:
-                self._lock.release()
+        if len(self._refused[reason]) + len(self._refused_many) >= FOLD_AT:
+            (mine,) = map(self._lock.acquire, AT_ONCE)
+            if mine:
+                try:
+                    self._count_refused()
+                finally:
+                    self._lock.release()
         self.rouse()
 
     def _note_refused(self, reason: DropReason, measurements: int) -> None:
@@ -408,11 +421,14 @@ class Intake:
             return False
         if channel.minute == window:
             return True
-        if not self._lock.acquire(blocking=False):
+        (mine,) = map(self._lock.acquire, AT_ONCE)
+        if not mine:
             return False
         try:
+            self.fold_at = FOLD_AT_THE_LATEST
             self._turn_over(channel, window)
         finally:
+            self.fold_at = FOLD_AT
             self._lock.release()
         return True
 
@@ -440,11 +456,16 @@ class Intake:
 
     def _append(self, channel: Channel, value: float) -> bool:
         pending = channel.pending
-        if len(pending) >= FOLD_AT and self._lock.acquire(blocking=False):
-            try:
-                self._work_off(channel, max(FOLD_AT, len(pending) // SHARE))
-            finally:
-                self._lock.release()
+        if len(pending) >= FOLD_AT:
+            (mine,) = map(self._lock.acquire, AT_ONCE)
+            if mine:
+                try:
+                    self.fold_at = FOLD_AT_THE_LATEST
+                    length = len(pending)
+                    self._work_off(channel, max(length - max(FOLD_AT, length // SHARE), 0), length)
+                finally:
+                    self.fold_at = FOLD_AT
+                    self._lock.release()
         if len(pending) >= FULL_AT:
             self.refuse(DropReason.INTAKE_FULL, len(channel.series))
             return False
@@ -456,10 +477,13 @@ class Intake:
             self.refuse(DropReason.INTAKE_FULL, len(target.series) * _weight(value))
             return False
         self._inbox.append((target, window, value))
-        if self._lock.acquire(blocking=False):
+        (mine,) = map(self._lock.acquire, AT_ONCE)
+        if mine:
             try:
+                self.fold_at = FOLD_AT_THE_LATEST
                 self._drain(DRAIN)
             finally:
+                self.fold_at = FOLD_AT
                 self._lock.release()
         return True
 
@@ -469,29 +493,29 @@ class Intake:
         """
         Fold all that is there; what is appended from now on belongs to another window.
         """
-        folded = self._work_off(channel, len(channel.pending))
+        folded = self._work_off(channel, 0, len(channel.pending))
         channel.minute = window
         return folded
 
-    def _work_off(self, channel: Channel, most: int) -> int:
-        folded = 0
-        while folded < most and channel.pending:
-            folded += self._fold(channel, min(most - folded, FOLD_AT))
-        return folded
+    def _work_off(self, channel: Channel, start: int, end: int) -> int:
+        """
+        Fold a range of a list, the last portion first: what is behind a portion moves up, and that may be a quarter of a million values.
+        """
+        for place in range(end, start, -FOLD_AT):
+            self._fold(channel, max(place - FOLD_AT, start), place)
+        return max(end - start, 0)
 
-    def _fold(self, channel: Channel, most: int) -> int:
+    def _fold(self, channel: Channel, start: int, end: int) -> int:
         # len, slice and del are each atomic, and appends only touch the end: nothing is lost without a lock on the callers' side.
-        values = channel.pending[:most]
+        values = channel.pending[start:end]
         if not values:
             return 0
         folded = len(values)
-        if folded == FOLD_AT and self._refused_by() is None:
-            self.fold_at = FOLD_AT_THE_LATEST  # nobody else can fold now
         loads = [_Load(channel.series, channel.minute, values)]
         before, removed = self._settled(), False
         try:
             # The interpreter looks for signals after calls and at the end of loops: not between these two.
-            del channel.pending[:folded]
+            del channel.pending[start : start + folded]
             removed = True
             self._settle(loads[0])
             self._touch(channel, folded)
@@ -499,8 +523,6 @@ class Intake:
             if removed:
                 self._finish(loads, before)
             raise
-        finally:
-            self.fold_at = FOLD_AT
         return folded
 
     def _settle(self, load: _Load, skip: int = 0) -> None:
@@ -659,18 +681,27 @@ class Intake:
             How many values were folded; less than `FOLD_AT` when nothing that was there before is left.
         """
         folded = 0
-        with self._lock:
+        with self._folding():
             now = self._wall()
             for channel in channels:
                 if channel.pending:
                     window = channel.series[0].window_of(now)
-                    folded += (
-                        self._fold(channel, FOLD_AT) if channel.minute == window else self._turn_over(channel, window)
-                    )
+                    same = channel.minute == window
+                    folded += self._fold(channel, 0, FOLD_AT) if same else self._turn_over(channel, window)
                 if folded >= FOLD_AT:
                     break
             self._count_refused()
         return folded
+
+    @contextmanager
+    def _folding(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                if self._refused_by() is None:  # else the fast path would go on taking values
+                    self.fold_at = FOLD_AT_THE_LATEST
+                yield
+            finally:
+                self.fold_at = FOLD_AT
 
     def drain_step(self) -> int:
         """
@@ -679,7 +710,7 @@ class Intake:
         Returns:
             How many entries were folded; less than `INBOX_STEP` when none is left.
         """
-        with self._lock:
+        with self._folding():
             drained = self._drain(INBOX_STEP)
             self._count_refused()
         return drained
@@ -743,7 +774,8 @@ class Intake:
 
         False when somebody does not stop folding: the reader may be a signal handler that interrupted the very thread that is folding.
         """
-        if not self._lock.acquire(timeout=READERS_WAIT_SECONDS):
+        (mine,) = map(self._lock.acquire, (True,), (READERS_WAIT_SECONDS,))
+        if not mine:
             yield False
             return
         try:

@@ -173,6 +173,7 @@ class Pipeline:
             settings.flush_interval_seconds,
             self._collect,
             self._leave,
+            self.pause,
             self._divert,
             self._spool,
             self._hooks,
@@ -186,9 +187,12 @@ class Pipeline:
 
     def pause(self) -> None:
         """
-        Let other threads run, unless the pipeline is being stopped.
+        Let other threads run before the next step.
+
+        Not any more when the application has asked for the end: beside threads in tight loops each pause takes 5 ms of each.
         """
-        self._flusher.pause()
+        if not self.stopped:
+            self._runtime.pause()
 
     # ---- lifecycle ----
 

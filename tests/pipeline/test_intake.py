@@ -146,19 +146,35 @@ class Folding:
         return found
 
 
-def test_only_while_a_full_list_is_folded_may_lists_grow() -> None:
-    """Who loses the interpreter in the middle of a fold does not make all others take the slow path; otherwise 4,096 is the limit."""
+def test_lists_may_grow_only_while_somebody_folds() -> None:
+    """Who loses the interpreter in the middle of that does not make all others take the slow path; otherwise 4,096 is the limit."""
     one = Folding()
     seen: list[int] = []
     one.guard.meanwhile = lambda: seen.append(one.intake.fold_at)
-    for values in (FOLD_AT - 1, FOLD_AT):
-        one.channel.pending.extend([1] * values)
+
+    def by_flusher() -> None:
         one.intake.fold_step([one.channel])
+
+    def by_caller() -> None:
+        one.intake.record(one.channel, 1, None)
+
+    def by_turning_over() -> None:
+        one.now += 60
+        one.intake.record(one.channel, 1, None)
+
+    def by_draining() -> None:
+        one.intake.record(one.channel, 1, MINUTE - 600.0)
+
+    for fold in (by_flusher, by_caller, by_turning_over, by_draining):
+        one.channel.pending.extend([1] * FOLD_AT)
+        fold()
         assert one.intake.fold_at == FOLD_AT
+    assert set(seen) == {FOLD_AT_THE_LATEST}
+    assert len(seen) >= 4
     one.intake.refuse_when(lambda: DropReason.STOPPED)
-    one.channel.pending.extend([1] * FOLD_AT)
-    one.intake.fold_step([one.channel])
-    assert seen == [FOLD_AT, FOLD_AT_THE_LATEST, FOLD_AT]
+    seen.clear()
+    by_flusher()
+    assert seen == [FOLD_AT]
 
 
 def test_a_fold_that_is_struck_leaves_no_list_growing() -> None:
@@ -309,6 +325,42 @@ def test_refusals_that_are_counted_while_a_ctrl_c_comes_are_counted_once() -> No
         counts, _, uncounted = one.intake.counts()
         seen = Counter(counts.refused) + Counter(uncounted)
         assert seen == {DropReason.STOPPED: 3 + 2 * FOLD_AT, DropReason.INTAKE_FULL: 3 + 2 * FOLD_AT}, at
+        if not struck:
+            break
+
+
+@signals_as_in_311
+@pytest.mark.parametrize("way", ["full list", "new minute", "inbox", "refused", "read"])
+def test_a_caller_that_is_interrupted_anywhere_leaves_no_lock_behind(way: str) -> None:
+    """Else the flusher would wait for ever for somebody who has long gone."""
+
+    def one_more() -> None:
+        if way == "refused":
+            one.intake.refuse(DropReason.STOPPED)
+        elif way == "read":
+            with one.intake.unchanging() as unchanging:
+                assert unchanging
+        else:
+            one.intake.record(one.channel, 1, MINUTE - 600.0 if way == "inbox" else None)
+
+    for at in range(1, 10_000):
+        one = Folding()
+        one.intake.record(one.channel, 1, None)
+        one.channel.pending.extend([1] * 2 * FOLD_AT)
+        one.intake.refuse(DropReason.STOPPED, FOLD_AT - 1)
+        one.now += 60 if way == "new minute" else 0
+        struck = interrupted(at, one_more, times=1)
+        assert not one.intake._lock.locked(), at
+        assert one.intake.fold_at == FOLD_AT
+        for _ in range(3):
+            one.intake.fold_step([one.channel])
+            one.intake.drain_step()
+        counts, unfolded, _ = one.intake.counts()
+        assert unfolded == 0
+        taken = one.intake.take().measurements - 1 - 2 * FOLD_AT
+        recorded = way in ("full list", "new minute", "inbox")
+        assert taken == recorded or (struck and taken == 0), at
+        assert counts.refused[DropReason.STOPPED] - (FOLD_AT - 1) in ({0, 1} if way == "refused" else {0})
         if not struck:
             break
 
