@@ -603,7 +603,9 @@ class MetricsLogger:
 
     @_never_raises("")
     def _flush(self, *, wait: float = _WRITE_SECONDS, marks: Mapping[str, object] | None = None) -> bool:
-        if not self._lock.acquire(timeout=wait):
+        # Not by a call: a Ctrl-C comes at the end of one, and `try` would not be reached. Likewise below.
+        (mine,) = map(self._lock.acquire, (True,), (wait,))
+        if not mine:
             return False
         try:
             if self._flushing:  # called by what interrupted a flush of this thread
@@ -611,11 +613,12 @@ class MetricsLogger:
             self._flushing = True
             try:
                 self._make_documents(marks or {})
-                return self._write()
+                written = self._write()  # not returned from here: a Ctrl-C at its end would come after `try`, too
             finally:
                 self._flushing = False
         finally:
             self._lock.release()
+        return written
 
     def _make_documents(self, marks: Mapping[str, object]) -> None:
         records: list[tuple[Any, ...]] = []
@@ -683,7 +686,8 @@ class MetricsLogger:
             self._add_up()
 
     def _add_up(self) -> None:
-        if self._counting.acquire(blocking=False):  # else somebody is at it, who may be this thread, interrupted
+        (mine,) = map(self._counting.acquire, (False,))
+        if mine:  # else somebody is at it, who may be this thread, interrupted
             try:
                 while self._uncounted:
                     book, reason, count = self._uncounted.popleft()

@@ -17,6 +17,7 @@ from . import checks, limits
 from .decorators import timed
 from .exceptions import InvalidMetricError
 from .pipeline.intake import FOLD_AT
+from .runtime import AT_ONCE
 from .service import merge_dimensions
 
 if TYPE_CHECKING:
@@ -191,13 +192,15 @@ class Level:
         """
         terms = self._terms
         terms.append(difference)
-        if len(terms) >= FOLD_AT and self._adding_up.acquire(blocking=False):
-            try:
-                # The copy and the replacement are each atomic, and what is appended in between stays behind the sum.
-                seen = terms.copy()
-                terms[: len(seen)] = [sum(seen)]
-            finally:
-                self._adding_up.release()
+        if len(terms) >= FOLD_AT:
+            (mine,) = map(self._adding_up.acquire, AT_ONCE)
+            if mine:
+                try:
+                    # The copy and the replacement are each atomic, and what is appended in between stays behind the sum.
+                    seen = terms.copy()
+                    terms[: len(seen)] = [sum(seen)]
+                finally:
+                    self._adding_up.release()
 
     def read(self) -> float:
         """

@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 STEP_PAUSE_SECONDS = 50e-6
 """How long the flusher lets go of the interpreter between two steps (chosen by measurement: docs/decisions/0004)."""
 
+AT_ONCE = (False,)
+"""
+For `(mine,) = map(lock.acquire, AT_ONCE)`, which tries to take a lock.
+
+A Ctrl-C is raised at the end of a call. `if lock.acquire(False):` may have taken it then, but `try:` is not reached, and nobody would ever
+release it. Here it is no call that takes the lock, but the unpacking of what `map` has not done yet.
+"""
 
 FORK_WAITS_SECONDS = 10.0
 """

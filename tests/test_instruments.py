@@ -6,6 +6,7 @@ import sys
 import threading
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from retainwise_metrics.instruments import Level
 from retainwise_metrics.pipeline.intake import FOLD_AT
 from retainwise_metrics.testing import InMemorySink
 from tests.helpers import NAMESPACE, assert_balanced
+from tests.interrupts import interrupted, signals_as_in_311
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -562,3 +564,21 @@ def test_zeros_come_every_minute_whatever_the_interval(
     runtime.advance(20 * 60.0)
     client.stop()
     assert len({datum.timestamp for datum in sink.datums}) >= 20
+
+
+@signals_as_in_311
+def test_a_level_whose_terms_are_added_up_in_the_middle_of_a_ctrl_c_can_be_added_up_again() -> None:
+    """No lock is left behind, and no term is lost."""
+    for at in range(1, 1_000):
+        level = Level()
+        for _ in range(FOLD_AT - 2):
+            level.change(1)
+        struck = interrupted(at, partial(level.change, 1), times=1)
+        before = level.read()
+        assert before in (FOLD_AT - 2, FOLD_AT - 1)
+        for _ in range(2):
+            level.change(1)
+        assert level.read() == before + 2
+        assert len(level._terms) < 4, at
+        if not struck:
+            break

@@ -25,6 +25,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retainwise_metrics.datum import Counted
+from retainwise_metrics.runtime import AT_ONCE
 from retainwise_metrics.stats import DropReason
 
 from .aggregation import Windows
@@ -46,14 +47,6 @@ counts what does not fit.
 
 SHARE = 8
 """A caller that finds a list longer than `FOLD_AT` folds an eighth of it, so that many threads cannot outrun those who fold."""
-
-AT_ONCE = (False,)
-"""
-For `(mine,) = map(lock.acquire, AT_ONCE)`, which tries to take a lock.
-
-A Ctrl-C is raised at the end of a call. `if lock.acquire(False):` may have taken it then, but `try:` is not reached, and nobody would ever
-release it. Here it is no call that takes the lock, but the unpacking of what `map` has not done yet.
-"""
 
 FULL_AT = 1_048_576
 """

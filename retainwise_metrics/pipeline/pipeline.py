@@ -226,7 +226,8 @@ class Pipeline:
         worker = self._worker
         if worker is not None and worker.is_alive():
             return worker
-        if not self._starting.acquire(timeout=min(bounded(patience_seconds), START_SECONDS)):
+        (mine,) = map(self._starting.acquire, (True,), (min(bounded(patience_seconds), START_SECONDS),))  # see AT_ONCE
+        if not mine:
             return None
         try:
             worker = self._worker

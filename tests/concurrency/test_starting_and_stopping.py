@@ -11,7 +11,7 @@ import pytest
 
 from retainwise_metrics import BreakerState, CloudWatchMetrics, DropReason, MetricsConfig
 from retainwise_metrics.runtime import SystemRuntime, ThreadWorker
-from retainwise_metrics.testing import InMemorySink
+from retainwise_metrics.testing import InMemorySink, ManualRuntime
 from tests.concurrency.threads import (
     FOREVER_SECONDS,
     PATIENCE_SECONDS,
@@ -22,13 +22,13 @@ from tests.concurrency.threads import (
     wait_until,
 )
 from tests.helpers import NAMESPACE, assert_balanced
+from tests.interrupts import interrupted, signals_as_in_311
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from retainwise_metrics.datum import Batch
     from retainwise_metrics.runtime import Job, Worker
-    from retainwise_metrics.testing import ManualRuntime
 
 
 def make(sink: InMemorySink, runtime: SystemRuntime | None = None, **settings: object) -> CloudWatchMetrics:
@@ -348,3 +348,20 @@ def test_any_timeout_is_a_timeout(ask: Callable[[CloudWatchMetrics, float], obje
     ask(client, timeout)
     assert client.stop(FOREVER_SECONDS)
     assert client.stats()[:3] == (1, 1, 0)
+
+
+@signals_as_in_311
+def test_a_first_record_that_is_interrupted_anywhere_leaves_a_client_that_works() -> None:
+    """A Ctrl-C while the background work starts: the next record starts it, and everything that was taken is delivered."""
+    for at in range(1, 10_000):
+        sink = InMemorySink()
+        client = CloudWatchMetrics(MetricsConfig(catalogue=()), sink=sink, runtime=ManualRuntime())
+        struck = interrupted(at, partial(client.put_metric, "M", 1, dimensions={"Kind": "a"}), times=1)
+        assert client.put_metric("M", 1, dimensions={"Kind": "a"})
+        assert client.flush(5.0)
+        arrived = sum(datum.measurements for datum in sink.datums)
+        assert arrived == client.stats().recorded
+        assert arrived == 2 or (struck and arrived == 1), at
+        assert_balanced(client)
+        if not struck:
+            break

@@ -7,18 +7,20 @@ import io
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from retainwise_metrics.emf import MetricsLogger
 from tests.emf.conftest import NOON
+from tests.interrupts import interrupted, signals_as_in_311
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from retainwise_metrics.emf import MetricsLogger
     from retainwise_metrics.testing.emf_reader import EmfReader
 
     Make = Callable[..., MetricsLogger]
@@ -276,3 +278,17 @@ def test_a_forked_child_does_not_publish_its_parents_records(read: Read) -> None
     found = read(out)
     assert (found.sum("Tests", "Parent"), found.sum("Tests", "Child")) == (1, 1)
     assert len(found.documents) == 2
+
+
+@signals_as_in_311
+def test_a_flush_that_is_interrupted_anywhere_leaves_no_lock_behind() -> None:
+    """A Ctrl-C in the middle of it: another thread can flush afterwards."""
+    for at in range(1, 10_000):
+        stream = io.StringIO()
+        metrics = MetricsLogger("Shop", stream=stream)
+        metrics.put_metric("Orders", 1)
+        struck = interrupted(at, metrics.flush, times=1)
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(metrics.flush).result(5.0), at
+        if not struck:
+            break
