@@ -195,7 +195,7 @@ NAMED_PHASES = 10
 
 SOAKED = {
     "Resident memory of the client's process, MiB": ("anonymous MiB", "resident MiB"),
-    "Measurements that wait for delivery": ("pending",),
+    "Measurements that wait for delivery": ("pending", "on disk"),
     "Threads and open descriptors": ("threads", "descriptors"),
 }
 """The panels of a soak, and the columns that each shows."""

@@ -25,6 +25,7 @@ from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from statistics import linear_regression, median
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from _aws import use_credentials_of_nobody
@@ -84,6 +85,7 @@ class Plan(NamedTuple):
         cycles: How many rounds.
         sample_seconds: From one sample to the next.
         leaks: What the client does wrong on purpose, see `LEAKS`.
+        spool: Whether it keeps on disk what cannot be delivered.
         lenience: A factor on what may grow: in a few seconds no process settles.
     """
 
@@ -91,6 +93,7 @@ class Plan(NamedTuple):
     cycles: int = 1
     sample_seconds: float = 1.0
     leaks: tuple[str, ...] = ()
+    spool: bool = False
     lenience: float = 1.0
 
     def phases(self) -> Iterator[tuple[str, float]]:
@@ -120,6 +123,7 @@ class Sample(NamedTuple):
     dropped: float
     calls: float
     failed_calls: float
+    spooled: float
 
 
 class Phase(NamedTuple):
@@ -175,6 +179,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one minute instead of ten")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures, every sample of them")
     parser.add_argument("--hours", type=float, metavar="H", help="run so long, again and again through all phases")
+    parser.add_argument("--spool", action="store_true", help="the client keeps on disk what cannot be delivered")
     parser.add_argument(
         "--leak",
         action="append",
@@ -189,8 +194,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     leaks = tuple(options.leak)
     if options.hours:
         rounds = (options.hours * 3600 / CYCLE_SECONDS - FIRST_SHARE - LAST_SHARE) / CYCLE_SHARE
-        return Plan(cycles=max(1, round(rounds)), sample_seconds=10.0, leaks=leaks)
-    return Plan(CYCLE_SECONDS / 10 if options.quick else CYCLE_SECONDS, leaks=leaks)
+        return Plan(cycles=max(1, round(rounds)), sample_seconds=10.0, leaks=leaks, spool=options.spool)
+    return Plan(CYCLE_SECONDS / 10 if options.quick else CYCLE_SECONDS, leaks=leaks, spool=options.spool)
 
 
 def run(report: Report, plan: Plan) -> None:
@@ -199,9 +204,11 @@ def run(report: Report, plan: Plan) -> None:
     """
     phases: list[Phase] = []
     try:
-        with Remote(endpoint_process) as endpoint, Remote(client_process, endpoint.ask("url"), plan.leaks) as client:
-            _run_phases(endpoint, client, plan, phases)
-            books = _close(endpoint, client)
+        with TemporaryDirectory() as directory, Remote(endpoint_process) as endpoint:
+            spool = directory if plan.spool else None
+            with Remote(client_process, endpoint.ask("url"), plan.leaks, spool) as client:
+                _run_phases(endpoint, client, plan, phases)
+                books = _close(endpoint, client)
     finally:
         _show_phases(report, [phase for phase in phases if phase.samples])
     wrong = [*_show_growth(report, phases, plan), *_show_books(report, books)]
@@ -263,6 +270,7 @@ def _show_phases(report: Report, phases: list[Phase]) -> None:
         *(each.title for each in JUDGED.values()),
         "pending",
         "peak",
+        "on disk",
     )
     report.table(
         "Phases, medians of their samples",
@@ -277,7 +285,8 @@ def _phase_row(phase: Phase, end: Sample) -> Sequence[Any]:
     start, pending = phase.samples[0], phase.of("pending")
     rises = (getattr(end, count) - getattr(start, count) for count in ("recorded", "calls", "failed_calls"))
     figures = (phase.of(figure) for figure in ("resident_mib", *JUDGED))
-    return phase.name, Rounds(tuple(phase.seconds)), *figures, pending, max(pending.values), *(f"{n:,}" for n in rises)
+    held = (pending, max(pending.values), phase.of("spooled"))
+    return phase.name, Rounds(tuple(phase.seconds)), *figures, *held, *(f"{n:,}" for n in rises)
 
 
 def _show_growth(report: Report, phases: list[Phase], plan: Plan) -> list[str]:
@@ -585,9 +594,10 @@ class Application:
     Args:
         url: The endpoint's.
         leaks: What it does wrong.
+        spool: Directory for what cannot be delivered.
     """
 
-    def __init__(self, url: str, leaks: Sequence[str]) -> None:
+    def __init__(self, url: str, leaks: Sequence[str], spool: str | None) -> None:
         self._sink = WatchedSink(
             Connection("eu-central-1", url, connect_timeout_seconds=2.0, read_timeout_seconds=2.0),
             forgets="values" in leaks,
@@ -602,6 +612,7 @@ class Application:
                 max_series=2_000,
                 max_series_per_metric=300,
                 pii_key="soak",
+                spool_dir=spool,
             ),
             sink=self._sink,
         )
@@ -731,7 +742,15 @@ class Application:
         stats = self._fitting_look()
         figures = (*memory_mib(), os_threads(), descriptors(), sys.getallocatedblocks() / 1e3)
         dropped = sum(stats.dropped.values())
-        ledger = (stats.pending, stats.recorded, stats.delivered, dropped, stats.calls, stats.failed_calls)
+        ledger = (
+            stats.pending,
+            stats.recorded,
+            stats.delivered,
+            dropped,
+            stats.calls,
+            stats.failed_calls,
+            stats.spooled,
+        )
         return (*figures, *ledger), self._newly_failed()
 
     def _fitting_look(self) -> ClientStats:
@@ -782,13 +801,13 @@ class Application:
             self._leaked.append(os.dup(2) if kind == "descriptors" else [object() for _ in range(100_000)])
 
 
-def client_process(control: Pipe, url: str, leaks: Sequence[str]) -> None:
+def client_process(control: Pipe, url: str, leaks: Sequence[str], spool: str | None) -> None:
     """
     The application, in a process of its own.
     """
     use_credentials_of_nobody()
     logging.getLogger("retainwise_metrics").setLevel(logging.ERROR)  # an outage is not news here
-    application = Application(url, leaks)
+    application = Application(url, leaks, spool)
     answers(control, {"sample": application.sample, "finish": application.finish})
 
 

@@ -22,7 +22,7 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 from retainwise_metrics.datum import Counted
 from retainwise_metrics.runtime import AT_ONCE
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from retainwise_metrics.datum import Series
     from retainwise_metrics.dimensions.cardinality import CardinalityGuard, Offender
+
+P = ParamSpec("P")
 
 FOLD_AT = 4096
 """Unfolded values of one series at which a caller folds them: about 0.3 ms of work."""
@@ -414,16 +416,7 @@ class Intake:
             return False
         if channel.minute == window:
             return True
-        (mine,) = map(self._lock.acquire, AT_ONCE)
-        if not mine:
-            return False
-        try:
-            self.fold_at = FOLD_AT_THE_LATEST
-            self._turn_over(channel, window)
-        finally:
-            self.fold_at = FOLD_AT
-            self._lock.release()
-        return True
+        return self._if_nobody_else(self._turn_over, channel, window)
 
     def _is_late(self, channel: Channel, window: int) -> bool:
         """
@@ -450,15 +443,7 @@ class Intake:
     def _append(self, channel: Channel, value: float) -> bool:
         pending = channel.pending
         if len(pending) >= FOLD_AT:
-            (mine,) = map(self._lock.acquire, AT_ONCE)
-            if mine:
-                try:
-                    self.fold_at = FOLD_AT_THE_LATEST
-                    length = len(pending)
-                    self._work_off(channel, max(length - max(FOLD_AT, length // SHARE), 0), length)
-                finally:
-                    self.fold_at = FOLD_AT
-                    self._lock.release()
+            self._if_nobody_else(self._fold_share, channel)
         if len(pending) >= FULL_AT:
             self.refuse(DropReason.INTAKE_FULL, len(channel.series))
             return False
@@ -470,15 +455,22 @@ class Intake:
             self.refuse(DropReason.INTAKE_FULL, len(target.series) * _weight(value))
             return False
         self._inbox.append((target, window, value))
+        self._if_nobody_else(self._drain, DRAIN)
+        return True
+
+    def _if_nobody_else(self, fold: Callable[P, object], *args: P.args, **options: P.kwargs) -> bool:
+        """
+        Fold unless somebody else has the lock; nobody is waited for.
+        """
         (mine,) = map(self._lock.acquire, AT_ONCE)
         if mine:
             try:
                 self.fold_at = FOLD_AT_THE_LATEST
-                self._drain(DRAIN)
+                fold(*args, **options)
             finally:
                 self.fold_at = FOLD_AT
                 self._lock.release()
-        return True
+        return mine
 
     # ---- under the lock ----
 
@@ -490,9 +482,16 @@ class Intake:
         channel.minute = window
         return folded
 
+    def _fold_share(self, channel: Channel) -> None:
+        """
+        Fold a portion; an eighth of the list if that is more.
+        """
+        length = len(channel.pending)
+        self._work_off(channel, max(length - max(FOLD_AT, length // SHARE), 0), length)
+
     def _work_off(self, channel: Channel, start: int, end: int) -> int:
         """
-        Fold a range of a list, the last portion first: what is behind a portion moves up, and that may be a quarter of a million values.
+        Fold a range of a list, the last portion first: what is behind a portion moves up, and that may be half a million values.
         """
         for place in range(end, start, -FOLD_AT):
             self._fold(channel, max(place - FOLD_AT, start), place)

@@ -38,22 +38,23 @@ def soak(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run for some seconds, and read what was written."""
     pytest.importorskip("rich", reason="benchmarks print their tables with it")
 
-    def run(seconds: float, *leaks: str) -> dict[str, Any]:
+    def run(seconds: float, *leaks: str, spool: bool = False) -> dict[str, Any]:
         path = tmp_path / "soak.json"
         report = import_module("_harness").Report("soak", Namespace(quick=True, json=path))
         module = import_module("soak")
-        module.run(report, module.Plan(seconds, sample_seconds=0.1, leaks=leaks, lenience=3.0))
+        module.run(report, module.Plan(seconds, sample_seconds=0.1, leaks=leaks, spool=spool, lenience=3.0))
         report.finish()
         return {table["title"].split(",")[0]: table["rows"] for table in json.loads(path.read_text("utf-8"))["tables"]}
 
     return run
 
 
+@pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
 def test_a_client_lives_through_all_phases_and_loses_nothing(
-    soak: Callable[..., dict[str, Any]], tmp_path: Path
+    soak: Callable[..., dict[str, Any]], tmp_path: Path, *, spool: bool
 ) -> None:
     """Books and ledger balance in each phase, what a hanging endpoint accepted is known to have come twice, and there is a picture."""
-    found = soak(4.0)
+    found = soak(4.0, spool=spool)
     phases = [row["phase"] for row in found["Phases"]]
     assert phases == ["warming up", "healthy", "throttling", "error 500", "hanging", "refused", "healthy"]
     books = {
@@ -90,7 +91,7 @@ def test_a_leak_too_slow_for_ten_minutes_is_noticed_in_hours(mib_a_phase: float,
     phases = []
     for number in range(8):
         samples = [
-            module.Sample(70.0, 50.0 + number * mib_a_phase + noise, 12, 13, 300, *[0] * 6) for noise in (-1, 0, 3)
+            module.Sample(70.0, 50.0 + number * mib_a_phase + noise, 12, 13, 300, *[0] * 7) for noise in (-1, 0, 3)
         ]
         phases.append(module.Phase(module.HEALTHY, [600.0 * number + second for second in range(3)], samples))
     wrong = module._show_growth(report, phases, module.Plan(cycles=8))
