@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _ONE = 1
 _LOWEST, _HIGHEST = -limits.MAX_VALUE, limits.MAX_VALUE
+_LEAST, _MOST = -int(limits.MAX_VALUE), int(limits.MAX_VALUE)
+"""The same for integers: comparing an integer with a float takes twice as long."""
 
 
 class _Handle:
@@ -130,7 +132,11 @@ class Counter(_Handle):
             InvalidMetricError: With `strict=True` only: not a number, or negative.
         """
         # Nearly every increment is the default; comparing an int with the float limit would cost as much as all the rest.
-        if value is _ONE or ((type(value) is int or type(value) is float) and 0 <= value <= _HIGHEST):
+        if value is _ONE or (
+            value >= 0 and value <= _MOST
+            if type(value) is int
+            else type(value) is float and value >= 0.0 and value <= _HIGHEST
+        ):
             pending = self._pending
             if pending and len(pending) < self._client._intake.fold_at:  # noqa: SLF001
                 pending.append(value)
@@ -161,7 +167,11 @@ class Histogram(_Handle):
         Raises:
             InvalidMetricError: With `strict=True` only: not a finite number in range.
         """
-        if (type(value) is float or type(value) is int) and _LOWEST <= value <= _HIGHEST:
+        if (
+            value >= _LOWEST and value <= _HIGHEST
+            if type(value) is float
+            else type(value) is int and value >= _LEAST and value <= _MOST
+        ):
             pending = self._pending
             if pending and len(pending) < self._client._intake.fold_at:  # noqa: SLF001
                 pending.append(value)
@@ -248,7 +258,11 @@ class Gauge(_Handle):
         Raises:
             InvalidMetricError: With `strict=True` only: not a finite number in range.
         """
-        if (type(value) is float or type(value) is int) and _LOWEST <= value <= _HIGHEST:
+        if (
+            value >= _LOWEST and value <= _HIGHEST
+            if type(value) is float
+            else type(value) is int and value >= _LEAST and value <= _MOST
+        ):
             pending = self._pending
             if pending and len(pending) < self._client._intake.fold_at:  # noqa: SLF001
                 self._level.set(value)
