@@ -628,7 +628,7 @@ class Intake:
         if channel is None and len(self._channels) < self._max_channels:
             # One object per series: finding its window is then a comparison by identity.
             channel = Channel(tuple(self._series.setdefault(series, series) for series in placed))
-            self._channels[placed] = channel
+            self._channels[channel.series] = channel
         return channel
 
     def _place_series(self, series: Series) -> Series:

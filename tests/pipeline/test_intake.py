@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from retainwise_metrics.pipeline.intake import (
     Destination,
     Intake,
 )
+from retainwise_metrics.sinks.base import SinkUnavailable
 from tests.helpers import NAMESPACE, assert_balanced
 from tests.interrupts import interrupted, signals_as_in_311
 
@@ -383,3 +386,34 @@ def test_a_minute_that_cannot_be_turned_over_takes_values_all_the_same(
     assert sink.values(NAMESPACE, "M") == {1.0: INBOX_FULL_AT + 5_002}
     assert client.stats().dropped == {}
     assert_balanced(client)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="3.14 tracks every dict")
+def test_what_is_held_for_series_and_minutes_is_none_of_the_garbage_collectors_business(
+    make_client: Callable[..., CloudWatchMetrics], sink: InMemorySink, runtime: ManualRuntime
+) -> None:
+    """Else it would go through it, and make everybody wait: folded or in the backlog, 600 series and minutes add no 100 objects."""
+    client = make_client(catalogue=(), failure_threshold=1)
+
+    def record() -> None:
+        for kind in range(200):
+            for value in (1.5, 2.5):
+                assert client.put_metric("M", value, dimensions={"Kind": f"k{kind}"})
+
+    for _ in range(3):
+        record()
+        client.flush()
+    gc.collect()
+    before = len(gc.get_objects())
+
+    def refuse(_: object) -> None:
+        message = "nobody there"
+        raise SinkUnavailable(message)
+
+    sink.fail = refuse
+    for _ in range(3):
+        record()
+        runtime.advance(60.0)
+    gc.collect()
+    assert client.stats().pending >= 3 * 400
+    assert len(gc.get_objects()) - before < 100
