@@ -54,37 +54,31 @@ class ImportGate:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        """Held around every import that happens in the background."""
         self._held = False
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
     def before_fork(self) -> None:
         """
         Wait until no import is under way, and let none begin.
         """
-        self._held = self._lock.acquire(timeout=FORK_WAITS_SECONDS)
+        (self._held,) = map(self.lock.acquire, (True,), (FORK_WAITS_SECONDS,))  # see AT_ONCE
 
     def after_fork_in_parent(self) -> None:
         """
         Let imports begin again.
         """
         if self._held:
-            self._lock.release()
+            self.lock.release()
 
     def after_fork_in_child(self) -> None:
         """
         Start anew: whatever thread held it is gone.
         """
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
 
 IMPORTS = ImportGate()
-"""Entered around every import that happens in the background."""
 
 
 class Job(Protocol):

@@ -41,16 +41,17 @@ class Interrupt:
         return self.trace
 
 
-def interrupted(at: int, work: Callable[[], object], times: int = 2) -> bool:
-    """Do it some times, with one Ctrl-C at the n-th place in all of that; False if there are fewer places."""
+def interrupted(at: int, work: Callable[[], object], times: int = 2, caught: list[BaseException] | None = None) -> bool:
+    """Do it some times, with one Ctrl-C at the n-th place in all of that; False if there are fewer places. `caught` keeps it."""
     interrupt = Interrupt(at)
     for _ in range(times):
         before = sys.gettrace()
         sys.settrace(interrupt.trace)
         try:
             work()
-        except KeyboardInterrupt:
-            pass
+        except KeyboardInterrupt as error:
+            if caught is not None:
+                caught.append(error)
         finally:
             sys.settrace(before)
     return interrupt.places >= at

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
@@ -31,7 +30,7 @@ from retainwise_metrics.stats import DropReason
 from .aggregation import Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from retainwise_metrics.datum import Series
     from retainwise_metrics.dimensions.cardinality import CardinalityGuard, Offender
@@ -637,8 +636,8 @@ class Intake:
             series = series.with_dimensions(dimensions)
         return series
 
-    def _count(self, folded: int = 0, taken: int = 0, refused: Mapping[DropReason, int] = _NONE) -> None:
-        self.published = self._books(folded, taken, refused)
+    def _count(self, folded: int = 0, refused: Mapping[DropReason, int] = _NONE) -> None:
+        self.published = self._books(folded, 0, refused)
 
     def _books(self, folded: int, taken: int, refused: Mapping[DropReason, int]) -> IntakeCounts:
         counts = self.published
@@ -672,28 +671,22 @@ class Intake:
         Returns:
             How many values were folded; less than `FOLD_AT` when nothing that was there before is left.
         """
-        folded = 0
-        with self._folding():
-            now = self._wall()
-            for channel in channels:
-                if channel.pending:
-                    window = channel.series[0].window_of(now)
-                    same = channel.minute == window
-                    folded += self._fold(channel, 0, FOLD_AT) if same else self._turn_over(channel, window)
-                if folded >= FOLD_AT:
-                    break
-            self._count_refused()
-        return folded
-
-    @contextmanager
-    def _folding(self) -> Iterator[None]:
+        folded, fold_at = 0, self._fold_at_meanwhile()
         with self._lock:
             try:
-                if self._refused_by() is None:  # else the fast path would go on taking values
-                    self.fold_at = FOLD_AT_THE_LATEST
-                yield
+                self.fold_at = fold_at
+                now = self._wall()
+                for channel in channels:
+                    if channel.pending:
+                        window = channel.series[0].window_of(now)
+                        same = channel.minute == window
+                        folded += self._fold(channel, 0, FOLD_AT) if same else self._turn_over(channel, window)
+                    if folded >= FOLD_AT:
+                        break
+                self._count_refused()
             finally:
                 self.fold_at = FOLD_AT
+        return folded
 
     def drain_step(self) -> int:
         """
@@ -702,10 +695,19 @@ class Intake:
         Returns:
             How many entries were folded; less than `INBOX_STEP` when none is left.
         """
-        with self._folding():
-            drained = self._drain(INBOX_STEP)
-            self._count_refused()
+        fold_at = self._fold_at_meanwhile()
+        with self._lock:
+            try:
+                self.fold_at = fold_at
+                drained = self._drain(INBOX_STEP)
+                self._count_refused()
+            finally:
+                self.fold_at = FOLD_AT
         return drained
+
+    def _fold_at_meanwhile(self) -> int:
+        """A client that refuses records must not let lists grow: the fast path would go on taking values."""
+        return FOLD_AT_THE_LATEST if self._refused_by() is None else FOLD_AT
 
     def channels(self) -> list[Channel]:
         """
@@ -736,8 +738,9 @@ class Intake:
         Swap out everything folded so far.
         """
         with self._lock:
-            taken, self._windows = self._windows, Windows(self._max_distinct)
-            self._count(taken=taken.measurements)
+            fresh = Windows(self._max_distinct)
+            books = self._books(0, self._windows.measurements, _NONE)
+            taken, self._windows, self.published = self._windows, fresh, books
         return taken
 
     def rotate(self) -> None:
@@ -759,25 +762,25 @@ class Intake:
 
     # ---- reading ----
 
-    @contextmanager
-    def unchanging(self) -> Iterator[bool]:
+    def while_unchanging(self, look: Callable[[], object]) -> bool:
         """
-        While nothing is folded, so that values never seem to be nowhere between their list and the books: True inside.
+        Look while nothing is folded, so that values never seem to be nowhere between their list and the books.
 
-        False when somebody does not stop folding: the reader may be a signal handler that interrupted the very thread that is folding.
+        Returns:
+            Whether there was a look. Not when somebody does not stop folding: the reader may be a signal handler that interrupted the very
+            thread that folds.
         """
         (mine,) = map(self._lock.acquire, (True,), (READERS_WAIT_SECONDS,))
-        if not mine:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            self._lock.release()
+        if mine:
+            try:
+                look()
+            finally:
+                self._lock.release()
+        return mine
 
     def counts(self) -> tuple[IntakeCounts, int, dict[DropReason, int]]:
         """
-        The published counts, the measurements not folded yet, and the refusals not counted yet; to be read while `unchanging()`.
+        The published counts, the measurements not folded yet, and the refusals not counted yet; to be read in `while_unchanging`.
         """
         unfolded = sum(len(target.series) * _weight(value) for target, _, value in list(self._inbox))
         for channel in self.channels():

@@ -437,10 +437,11 @@ class Pipeline:
         """
         The ledger and the state, as one consistent value: that of the last look when a fold stands in the way of a new one.
         """
-        with self.intake.unchanging() as unchanging:
-            if unchanging:
-                self._last_stats = self._look()
-            return self._last_stats
+        self.intake.while_unchanging(self._look_anew)
+        return self._last_stats
+
+    def _look_anew(self) -> None:
+        self._last_stats = self._look()
 
     def _look(self) -> ClientStats:
         # The delivery's books first: what is taken from the intake meanwhile then shows as pending, never as missing.
@@ -538,10 +539,14 @@ class InlineWorker:
         Work on the question until it is answered or its deadline has come, which is `timeout` from now.
         """
         # One thread at a time, and none waits for itself: a sink or callback that calls flush() gets no answer instead of a hang.
-        if self._worked_by == threading.get_ident() or not self._working.acquire(timeout=bounded(timeout)):
+        me = threading.get_ident()
+        if self._worked_by == me:
             return None
-        self._worked_by = threading.get_ident()
+        (mine,) = map(self._working.acquire, (True,), (bounded(timeout),))  # see AT_ONCE
+        if not mine:
+            return None
         try:
+            self._worked_by = me
             delay = self._job.step(question)
             while delay is not None and question.replies.empty() and self._monotonic() + delay < question.deadline:
                 if delay:

@@ -133,7 +133,7 @@ class EmfAgentSink(DocumentSink):
     def _connect(self) -> socket.socket:
         endpoint = self._endpoint
         if not endpoint.path:
-            with IMPORTS:
+            with IMPORTS.lock:
                 import encodings.idna  # noqa: F401 - looking up a name needs it; here a fork waits for it (runtime.ImportGate)
             if endpoint.is_stream:
                 connection = socket.create_connection((endpoint.host, endpoint.port), self._connect_timeout)

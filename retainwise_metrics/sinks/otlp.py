@@ -324,7 +324,7 @@ class OtlpSink:
         with self._making:
             if self._wire is None:
                 try:
-                    with IMPORTS, calling():
+                    with IMPORTS.lock, calling():
                         self._wire = self._made()
                 except SinkError:
                     raise

@@ -186,7 +186,7 @@ class PutMetricDataSink:
         with self._making:
             if self._client is None:
                 try:
-                    with IMPORTS, calling():
+                    with IMPORTS.lock, calling():
                         client = self._make_client(self._connection)
                     self._take_turns(client)
                     self._client = client

@@ -365,3 +365,31 @@ def test_a_first_record_that_is_interrupted_anywhere_leaves_a_client_that_works(
         assert_balanced(client)
         if not struck:
             break
+
+
+class NoThreads(ManualRuntime):
+    """A host where no thread can be started."""
+
+    def start(self, job: Job, name: str) -> Worker:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+
+@signals_as_in_311
+@pytest.mark.parametrize("operation", ["flush", "stats"])
+def test_a_ctrl_c_leaves_no_lock_behind_even_while_its_traceback_is_looked_at(operation: str) -> None:
+    """An uncaught one is, until the process has ended: until after the exit hook has delivered what there is."""
+    for at in range(1, 10_000):
+        sink = InMemorySink()
+        client = CloudWatchMetrics(MetricsConfig(catalogue=()), sink=sink, runtime=NoThreads())
+        client.put_metric("M", 1)
+        assert client.flush()
+        caught: list[BaseException] = []
+        struck = interrupted(at, partial(getattr(client, operation)), times=1, caught=caught)
+        assert len(caught) == struck
+        assert not client._intake._lock.locked(), at
+        assert client.put_metric("M", 1)
+        assert client.flush(5.0), at
+        assert len(sink.datums) == 2
+        if not struck:
+            break
