@@ -131,7 +131,7 @@ class Counter(_Handle):
         Raises:
             InvalidMetricError: With `strict=True` only: not a number, or negative.
         """
-        # Nearly every increment is the default; comparing an int with the float limit would cost as much as all the rest.
+        # Nearly every increment is the default, and asking for that is cheaper than comparing.
         if value is _ONE or (
             value >= 0 and value <= _MOST
             if type(value) is int

@@ -59,8 +59,8 @@ class Lifecycle:
         """
         self._clients[id(client)] = client
         if not self._forks_watched and hasattr(os, "register_at_fork"):
-            self._forks_watched = True
             os.register_at_fork(after_in_child=self.after_fork)
+            self._forks_watched = True
             self._watch_uwsgi()
 
     def _watch_uwsgi(self) -> None:
@@ -87,12 +87,13 @@ class Lifecycle:
         """
         if self._exit_watched:
             return
-        self._exit_watched = True
         # boto3 imports this module, and once the interpreter has begun to end it cannot be imported any more: a program that ends before
         # its first flush could not deliver at exit. Whoever uses asyncio or boto3 has it already.
         with suppress(RuntimeError):
             import concurrent.futures.thread  # noqa: F401
         atexit.register(self.end)
+        # Only now: a Ctrl-C before it costs nothing but a second registration. One of the next would make each fork wait for itself.
+        self._exit_watched = True
         # Hooks run in reverse order, and that import has registered logging's, which takes the lock that importing boto3 needs: registered
         # after it, ours waits for the import before that lock is taken.
         if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""A Ctrl-C at every place where the interpreter looks for signals."""
+"""A Ctrl-C at every place where the interpreter looks for signals in this library's code."""
 
 from __future__ import annotations
 

@@ -215,8 +215,8 @@ Distribution = dict[float, int] | Sketch
 """
 Everything recorded for one series in one window: how often each value occurred, or a sketch.
 
-It is a plain dict for the sake of Python's garbage collector, which never looks into dicts of numbers. An object around it would be one
-more for each series and minute that the collector goes through, and makes everybody wait for (docs/decisions/0004).
+It is a plain dict for the sake of the garbage collector, which up to Python 3.13 does not look into dicts of numbers. An object around it
+would be one more for each series and minute that the collector goes through, and makes everybody wait for (docs/decisions/0004).
 """
 
 

@@ -31,52 +31,80 @@ counts as old; with 10,000 entries that takes a millisecond each time.
 
 class _Lane:
     """
-    One namespace: datums already cut, then windows still whole.
+    One namespace: datums already cut, then windows still whole, the oldest first.
+
+    What is raised in the flusher's thread from outside may come after any call. No window without entries is ever in `whole`, so that it
+    leaves nothing behind on which delivery would fail from then on.
     """
 
-    __slots__ = ("_spare", "cut", "whole")
+    __slots__ = ("_in_order", "_spare", "cut", "whole")
 
     def __init__(self, spare: list[OrderedDict[Series, Distribution]]) -> None:
         self._spare = spare
+        self._in_order = True
         self.cut: deque[Datum] = deque()
         self.whole: OrderedDict[int, OrderedDict[Series, Distribution]] = OrderedDict()
         """By window. With one key for both there would be a tuple for each entry, and the garbage collector would look at every one."""
 
-    def entries(self, window: int) -> OrderedDict[Series, Distribution]:
+    def __bool__(self) -> bool:
+        """Whether anything waits here."""
+        return bool(self.cut or self.whole)
+
+    def held(self, window: int, series: Series) -> Distribution | None:
         """
-        What waits of this window, to be added to.
+        What waits of one series and window, still whole.
         """
         entries = self.whole.get(window)
-        if entries is None:
-            entries = self.whole[window] = self._spare.pop() if self._spare else OrderedDict()
-        return entries
+        return None if entries is None else entries.get(series)
+
+    def hold(self, window: int, series: Series, distribution: Distribution) -> None:
+        """
+        Hold this instead of what `held` showed.
+        """
+        entries = self.whole.get(window)
+        if entries is not None:
+            entries[series] = distribution
+            return
+        entries = self._spare.pop() if self._spare else OrderedDict()
+        entries[series] = distribution
+        if self.whole and window < next(reversed(self.whole)):
+            self._in_order = False
+        self.whole[window] = entries
 
     def oldest(self) -> int:
         """
         Start of the oldest window that waits here.
         """
-        if self.cut:
-            return self.cut[0].timestamp
-        return next(iter(self.whole))
+        return self.cut[0].timestamp if self.cut else self._oldest_whole()
 
     def first(self) -> tuple[int, Series, Distribution]:
         """
-        The first entry still whole.
+        The first entry still whole, of the oldest window.
         """
-        window, entries = next(iter(self.whole.items()))
-        series, distribution = next(iter(entries.items()))
+        window = self._oldest_whole()
+        series, distribution = next(iter(self.whole[window].items()))
         return window, series, distribution
 
     def remove_first(self) -> None:
         """
         Remove what `first` showed.
         """
-        window, entries = next(iter(self.whole.items()))
-        entries.popitem(last=False)
-        if not entries:
-            del self.whole[window]
-            if len(self._spare) < SPARES:
-                self._spare.append(entries)
+        window = self._oldest_whole()
+        entries = self.whole[window]
+        if len(entries) > 1:
+            entries.popitem(last=False)
+            return
+        del self.whole[window]
+        entries.clear()
+        if len(self._spare) < SPARES:
+            self._spare.append(entries)
+
+    def _oldest_whole(self) -> int:
+        if not self._in_order:
+            for window in sorted(self.whole):
+                self.whole.move_to_end(window)
+            self._in_order = True
+        return next(iter(self.whole))
 
 
 class Backlog:
@@ -100,7 +128,7 @@ class Backlog:
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
-        return bool(self._lanes)
+        return any(self._lanes.values())
 
     def add(self, window: int, series: Series, distribution: Distribution) -> int:
         """
@@ -109,24 +137,16 @@ class Backlog:
         Returns:
             How many measurements that are.
         """
-        entries = self._lane(series.namespace).entries(window)
-        held = entries.get(series)
+        lane = self._lanes.get(series.namespace) or _Lane(self._spare)
+        held = lane.held(window, series)
+        before = 0 if held is None else datums_of(held)
         measurements = measurements_of(distribution)
+        together = distribution if held is None else merged(held, distribution, self._max_distinct)
+        lane.hold(window, series, together)
+        self._lanes[series.namespace] = lane
         self.measurements += measurements
-        if held is None:
-            entries[series] = distribution
-            self.datums += datums_of(distribution)
-        else:
-            before = datums_of(held)
-            entries[series] = held = merged(held, distribution, self._max_distinct)
-            self.datums += datums_of(held) - before
+        self.datums += datums_of(together) - before
         return measurements
-
-    def _lane(self, namespace: str) -> _Lane:
-        lane = self._lanes.get(namespace)
-        if lane is None:
-            lane = self._lanes[namespace] = _Lane(self._spare)
-        return lane
 
     def overflow(self) -> int:
         """
@@ -136,7 +156,7 @@ class Backlog:
             How many measurements were dropped.
         """
         dropped = 0
-        while self.datums > self._max_datums:
+        while self.datums > self._max_datums and self:
             dropped += self._drop(self.next_namespace())
         return dropped
 
@@ -152,13 +172,14 @@ class Backlog:
         """
         The namespace whose oldest window is the oldest of all. Only valid when something waits.
         """
-        return min(self._lanes, key=lambda namespace: self._lanes[namespace].oldest())
+        waiting = [namespace for namespace, lane in self._lanes.items() if lane]
+        return min(waiting, key=lambda namespace: self._lanes[namespace].oldest())
 
     def oldest(self) -> int:
         """
         Start of the oldest window that waits, epoch seconds. Only valid when something waits.
         """
-        return min(lane.oldest() for lane in self._lanes.values())
+        return min(lane.oldest() for lane in self._lanes.values() if lane)
 
     def peek(self, namespace: str, pause: Callable[[], None] = lambda: None) -> Datum | None:
         """
@@ -169,7 +190,7 @@ class Backlog:
             pause: Lets other threads run; called while a large distribution is cut into datums. They must not change the backlog.
         """
         lane = self._lanes.get(namespace)
-        if lane is None:
+        if not lane:
             return None
         if not lane.cut:
             self._cut(lane, pause)
@@ -210,6 +231,5 @@ class Backlog:
         return measurements
 
     def _forget_if_empty(self, namespace: str) -> None:
-        lane = self._lanes[namespace]
-        if not lane.cut and not lane.whole:
+        if not self._lanes[namespace]:
             del self._lanes[namespace]

@@ -56,7 +56,7 @@ ITEMS_PER_STEP = 50
 """Channels folded, and windows sealed, before other threads get a turn."""
 
 FOLDS_PER_CHUNK = ITEMS_PER_STEP * FULL_AT // FOLD_AT + 1
-"""Folds that empty a hundred full lists."""
+"""Folds that empty as many full lists."""
 
 DRAINS = INBOX_FULL_AT // INBOX_STEP + 1
 """Steps that empty a full inbox."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retainwise_metrics.datum import Counted
 from retainwise_metrics.runtime import AT_ONCE
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from retainwise_metrics.datum import Series
     from retainwise_metrics.dimensions.cardinality import CardinalityGuard, Offender
-
-P = ParamSpec("P")
 
 FOLD_AT = 4096
 """Unfolded values of one series at which a caller folds them: about 0.3 ms of work."""
@@ -195,13 +193,11 @@ class _Load(NamedTuple):
         series: Where each of them goes.
         window: Start of their window, epoch seconds.
         values: At least one.
-        placed: Whether the series have places of their own, or share one; otherwise the values are refused.
     """
 
     series: tuple[Series, ...]
     window: int
     values: list[float] | Counted
-    placed: bool = True
 
     def measurements(self) -> int:
         """
@@ -413,9 +409,11 @@ class Intake:
         """
         if self.unattended or channel.series[0].resolution == 1:
             return False
-        if channel.minute == window:
-            return True
-        return self._if_nobody_else(self._turn_over, channel, window)
+        if channel.minute >= window:
+            # Not turned back: this thread may have read the clock a while ago, and others record in the new minute already.
+            return channel.minute == window
+        self._if_nobody_else(self._turn_forward, channel, window)
+        return channel.minute == window
 
     def _is_late(self, channel: Channel, window: int) -> bool:
         """
@@ -454,10 +452,13 @@ class Intake:
             self.refuse(DropReason.INTAKE_FULL, len(target.series) * _weight(value))
             return False
         self._inbox.append((target, window, value))
-        self._if_nobody_else(self._drain, DRAIN)
+        try:  # noqa: SIM105 - cheaper than `suppress`
+            self._if_nobody_else(self._drain, DRAIN)
+        except Exception:  # noqa: BLE001, S110 - too deep a recursion; the value is in the inbox and must not be refused as well
+            pass
         return True
 
-    def _if_nobody_else(self, fold: Callable[P, object], *args: P.args, **options: P.kwargs) -> bool:
+    def _if_nobody_else(self, fold: Callable[..., object], *given: object) -> None:
         """
         Fold unless somebody else has the lock; nobody is waited for.
         """
@@ -465,13 +466,16 @@ class Intake:
         if mine:
             try:
                 self.fold_at = FOLD_AT_THE_LATEST
-                fold(*args, **options)
+                fold(*given)
             finally:
                 self.fold_at = FOLD_AT
                 self._lock.release()
-        return mine
 
     # ---- under the lock ----
+
+    def _turn_forward(self, channel: Channel, window: int) -> None:
+        if channel.minute < window:
+            self._turn_over(channel, window)
 
     def _turn_over(self, channel: Channel, window: int) -> int:
         """
@@ -522,9 +526,7 @@ class Intake:
         """
         measurements = load.measurements()
         for series in load.series[skip:]:
-            if not load.placed:
-                self._count(refused={DropReason.TOO_MANY_SERIES: measurements})
-            elif self._windows.datums >= self._max_windows and not self._windows.holds(load.window, series):
+            if self._windows.datums >= self._max_windows and not self._windows.holds(load.window, series):
                 self._count(refused={DropReason.BACKLOG_FULL: measurements})
             else:
                 if isinstance(load.values, Counted):
@@ -566,13 +568,17 @@ class Intake:
         Fold the oldest entries of the inbox, those of one channel and window together: one by one, a few callers could outrun this.
         """
         entries, drained = self._oldest_entries(most)
-        loads = self._loads(entries)
-        before, removed = self._settled(), 0
+        loads, refused = self._loads(entries)
+        books = self._books(0, 0, {DropReason.TOO_MANY_SERIES: refused} if refused else _NONE)
+        before = self._settled() + refused
+        removed, booked = 0, False
         try:
             while removed < len(entries):
                 # As in `_fold`. Others only append, so what was read first is still first.
                 del self._inbox[0]
                 removed += 1
+            self.published = books
+            booked = True
             for load in loads:
                 self._settle(load)
         except BaseException:
@@ -580,6 +586,8 @@ class Intake:
                 while removed < len(entries):
                     del self._inbox[0]
                     removed += 1
+                if not booked:
+                    self.published = books
                 self._finish(loads, before)
             raise
         return drained
@@ -596,12 +604,13 @@ class Intake:
             cost += _cost(entry[2])
         return entries, cost
 
-    def _loads(self, entries: list[_Entry]) -> list[_Load]:
+    def _loads(self, entries: list[_Entry]) -> tuple[list[_Load], int]:
         """
-        Entries with their places in the windows found; nothing is booked yet.
+        Entries with their places in the windows found, and how many measurements have none; nothing is booked yet.
         """
         loads: list[_Load] = []
         together: dict[tuple[Channel, int], list[float]] = {}
+        refused = 0
         for target, window, value in entries:
             channel = target if isinstance(target, Channel) else self._channels.get(target.series)
             if channel is not None:
@@ -609,9 +618,7 @@ class Intake:
             else:
                 channel = self._place(target)
             if channel is None:
-                loads.append(
-                    _Load(target.series, window, value if isinstance(value, Counted) else [value], placed=False)
-                )
+                refused += len(target.series) * _weight(value)
             elif isinstance(value, Counted):
                 loads.append(_Load(channel.series, window, value))
             elif (channel, window) in together:
@@ -619,7 +626,7 @@ class Intake:
             else:
                 together[channel, window] = values = [value]
                 loads.append(_Load(channel.series, window, values))
-        return loads
+        return loads, refused
 
     def _place(self, destination: Channel | Destination) -> Channel | None:
         placed = tuple(self._place_series(series) for series in destination.series)
@@ -671,16 +678,20 @@ class Intake:
         Returns:
             How many values were folded; less than `FOLD_AT` when nothing that was there before is left.
         """
-        folded, fold_at = 0, self._fold_at_meanwhile()
+        folded = 0
         with self._lock:
             try:
-                self.fold_at = fold_at
+                self._let_lists_grow()
                 now = self._wall()
                 for channel in channels:
                     if channel.pending:
                         window = channel.series[0].window_of(now)
-                        same = channel.minute == window
-                        folded += self._fold(channel, 0, FOLD_AT) if same else self._turn_over(channel, window)
+                        same, length = channel.minute == window, len(channel.pending)
+                        folded += (
+                            self._fold(channel, max(length - FOLD_AT, 0), length)
+                            if same
+                            else self._turn_over(channel, window)
+                        )
                     if folded >= FOLD_AT:
                         break
                 self._count_refused()
@@ -695,19 +706,19 @@ class Intake:
         Returns:
             How many entries were folded; less than `INBOX_STEP` when none is left.
         """
-        fold_at = self._fold_at_meanwhile()
         with self._lock:
             try:
-                self.fold_at = fold_at
+                self._let_lists_grow()
                 drained = self._drain(INBOX_STEP)
                 self._count_refused()
             finally:
                 self.fold_at = FOLD_AT
         return drained
 
-    def _fold_at_meanwhile(self) -> int:
-        """A client that refuses records must not let lists grow: the fast path would go on taking values."""
-        return FOLD_AT_THE_LATEST if self._refused_by() is None else FOLD_AT
+    def _let_lists_grow(self) -> None:
+        """Not in a client that refuses records: the fast path would go on taking values."""
+        if self._refused_by() is None:
+            self.fold_at = FOLD_AT_THE_LATEST
 
     def channels(self) -> list[Channel]:
         """

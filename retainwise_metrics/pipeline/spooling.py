@@ -122,7 +122,8 @@ class Spooling:
             patience_seconds: How long to wait for the disk, should it be stuck too.
         """
         until = self._runtime.monotonic() + patience_seconds
-        if not self._turn.acquire(timeout=patience_seconds):
+        (mine,) = map(self._turn.acquire, (True,), (patience_seconds,))  # see runtime.AT_ONCE
+        if not mine:
             return
         try:
             with self._deciding:

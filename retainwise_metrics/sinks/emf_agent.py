@@ -21,7 +21,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from retainwise_metrics.runtime import IMPORTS, SystemRuntime
+from retainwise_metrics.runtime import AT_ONCE, IMPORTS, SystemRuntime
 
 from .base import SinkTooLarge, SinkUnavailable
 from .emf_format import DocumentSink, Layout
@@ -184,7 +184,8 @@ class EmfAgentSink(DocumentSink):
         """
         Close the socket, unless somebody is writing to it.
         """
-        if self._turn.acquire(blocking=False):
+        (mine,) = map(self._turn.acquire, AT_ONCE)
+        if mine:
             try:
                 self._disconnect()
             finally:

@@ -146,7 +146,7 @@ class PutMetricDataSink:
     Args:
         connection: How to reach it.
         make_client: Makes the boto3 client; the default is `boto3_client`.
-        pause: Lets other threads run; called in the middle of each call, several times if it is large.
+        pause: Lets other threads run; called three times in each call, more often if it is large.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from retainwise_metrics import default_client
 from retainwise_metrics.config import SETTINGS, MetricsConfig
 from retainwise_metrics.instruments import Level
 from retainwise_metrics.pipeline.intake import FOLD_AT
-from retainwise_metrics.runtime import bounded
+from retainwise_metrics.runtime import AT_ONCE, bounded
 from retainwise_metrics.sinks.in_memory import InMemorySink
 from retainwise_metrics.stats import DropReason
 
@@ -121,7 +121,8 @@ class _SharedWorker(ManualWorker):
         """
         Do every step that is due, unless somebody else is doing just that.
         """
-        if self._working.acquire(blocking=False):
+        (mine,) = map(self._working.acquire, AT_ONCE)
+        if mine:
             try:
                 self.run()
             finally:
@@ -131,7 +132,8 @@ class _SharedWorker(ManualWorker):
         """
         Work until the question is answered; None when another thread works for longer than `timeout`, or when a step asks itself.
         """
-        if not self._working.acquire(timeout=bounded(timeout)):
+        (mine,) = map(self._working.acquire, (True,), (bounded(timeout),))
+        if not mine:
             return None
         try:
             return None if self._busy else super().ask(question, timeout)

@@ -320,6 +320,43 @@ def test_a_caller_that_is_interrupted_anywhere_leaves_no_lock_behind(way: str) -
             break
 
 
+def test_a_list_is_not_turned_back_by_who_has_looked_at_the_clock_a_while_ago() -> None:
+    """A thread reads the clock just before a full minute and goes on after it: its value is of its minute, and all others of theirs."""
+    one = Folding()
+    one.intake.record(one.channel, 1, None)
+    one.now += 60
+    late = False
+
+    def clock() -> float:
+        nonlocal late
+        if late:
+            late = False
+            one.intake.record(one.channel, 1, None)  # somebody else, in the meantime
+            return one.now - 60
+        return one.now
+
+    one.intake._wall = clock
+    late = True
+    assert one.intake.record(one.channel, 1, None)
+    one.channel.pending.extend([1] * 10)  # the fast path
+    one.intake.drain_step()
+    assert one.by_minute() == {0: 2, 60: 11}
+
+
+def test_what_is_in_the_inbox_is_not_refused_as_well_when_looking_at_it_fails() -> None:
+    """Such as at the limit of recursion: the value was taken, and is folded the next time."""
+    one = Folding()
+
+    def fail() -> None:
+        raise RecursionError
+
+    one.guard.meanwhile = fail
+    assert one.intake.record(one.channel, 1, MINUTE - 600.0)
+    one.guard.meanwhile = lambda: None
+    one.intake.drain_step()
+    assert one.by_minute() == {-600: 1}
+
+
 @pytest.mark.parametrize("by", ["flusher", "caller"])
 def test_a_list_that_is_never_empty_is_turned_over_all_the_same(by: str) -> None:
     """Other threads append in the middle of every fold: what comes after the look at the clock belongs to the new minute."""
