@@ -40,8 +40,8 @@ FOLD_AT = 4096
 
 FOLD_AT_THE_LATEST = 524_288
 """
-Unfolded values of one series up to which the fast path goes on appending while somebody folds. The rest is left to the slow path, which
-counts what does not fit.
+Unfolded values of all series together, about, up to which the fast path goes on appending while somebody folds. The rest is left to the
+slow path, which counts what does not fit.
 """
 
 SHARE = 8
@@ -288,8 +288,8 @@ class Intake:
         self._lock = threading.Lock()
         self.fold_at = FOLD_AT
         """
-        How long a list may be for the fast path: `FOLD_AT`, or `FOLD_AT_THE_LATEST` while somebody has the lock to fold, because nobody
-        else can fold then. Changes under the lock.
+        How long a list may be for the fast path: `FOLD_AT`, or its share of `FOLD_AT_THE_LATEST` while somebody has the lock to fold,
+        because nobody else can fold then. Changes under the lock.
         """
         self._guard = self._make_guard()
         self._inbox: deque[_Entry] = deque()
@@ -465,7 +465,7 @@ class Intake:
         (mine,) = map(self._lock.acquire, AT_ONCE)
         if mine:
             try:
-                self.fold_at = FOLD_AT_THE_LATEST
+                self.fold_at = self._fold_at_meanwhile()
                 fold(*given)
             finally:
                 self.fold_at = FOLD_AT
@@ -718,7 +718,10 @@ class Intake:
     def _let_lists_grow(self) -> None:
         """Not in a client that refuses records: the fast path would go on taking values."""
         if self._refused_by() is None:
-            self.fold_at = FOLD_AT_THE_LATEST
+            self.fold_at = self._fold_at_meanwhile()
+
+    def _fold_at_meanwhile(self) -> int:
+        return max(FOLD_AT, FOLD_AT_THE_LATEST // max(len(self._channels), 1))
 
     def channels(self) -> list[Channel]:
         """
