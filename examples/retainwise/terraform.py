@@ -19,8 +19,8 @@ provider "aws" {
   region      = "%(region)s"
   access_key  = "retainwise-test"
   secret_key  = "not-a-secret"
-  # moto's answers do not get better by asking again.
-  max_retries = 1
+  # moto's answers do not get better by asking again; a connection that breaks in the middle of one does.
+  max_retries = 3
 
   endpoints {
     cloudwatch = "%(endpoint)s"
