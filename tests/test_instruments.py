@@ -24,14 +24,12 @@ from retainwise_metrics import (
 from retainwise_metrics.catalogue import CATALOGUE, MetricSpec
 from retainwise_metrics.instruments import Level
 from retainwise_metrics.pipeline.intake import FOLD_AT
-from retainwise_metrics.testing import InMemorySink
+from retainwise_metrics.testing import InMemorySink, ManualRuntime
 from tests.helpers import NAMESPACE, assert_balanced
 from tests.interrupts import interrupted, signals_as_in_311
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from retainwise_metrics.testing import ManualRuntime
 
     MakeClient = Callable[..., CloudWatchMetrics]
 
@@ -582,3 +580,20 @@ def test_a_level_whose_terms_are_added_up_in_the_middle_of_a_ctrl_c_can_be_added
         assert len(level._terms) < 4, at
         if not struck:
             break
+
+
+@pytest.mark.parametrize(
+    "beyond", [2**360 + 1, -(2**360) - 1, 2.0**361, -(2.0**361)], ids=["int", "negative int", "float", "negative float"]
+)
+def test_a_handle_that_knows_its_list_still_refuses_what_is_beyond_the_limits(beyond: float) -> None:
+    """The fast path compares integers with integers, and floats with floats."""
+    sink = InMemorySink()
+    client = CloudWatchMetrics(MetricsConfig(catalogue=()), sink=sink, runtime=ManualRuntime())
+    for record in (client.counter("A").inc, client.histogram("B").observe, client.gauge("C").set):
+        for value in (1, 2**360, 2.0**360, 3):
+            assert record(value)
+        assert not record(beyond)
+    assert client.flush()
+    assert client.stats().recorded == 3 * 5
+    assert client.stats().delivered == 3 * 4
+    assert_balanced(client)

@@ -178,6 +178,21 @@ def test_lists_may_grow_only_while_somebody_folds() -> None:
     assert seen == [FOLD_AT]
 
 
+def test_what_lists_may_grow_to_is_shared_among_all_series() -> None:
+    """Else many handles in tight loops would fill the memory; and never is it less than what a caller folds."""
+    one = Folding(max_channels=1_000)
+    seen: list[int] = []
+    one.guard.meanwhile = lambda: seen.append(one.intake.fold_at)
+    for known in (1, 4, 1_000):
+        while len(one.intake.channels()) < known:
+            series = Series(NAMESPACE, f"M{len(one.intake.channels())}", (), "None", 60)
+            one.intake.record(Destination((series,), private=False), 1, None)
+        seen.clear()
+        one.channel.pending.extend([1] * FOLD_AT)
+        one.intake.fold_step([one.channel])
+        assert seen == [max(FOLD_AT, FOLD_AT_THE_LATEST // known)]
+
+
 def test_a_fold_that_is_struck_leaves_no_list_growing() -> None:
     """A signal handler may raise in the middle of it."""
     one = Folding()
